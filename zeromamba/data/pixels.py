@@ -1,0 +1,158 @@
+"""From image files to tensors: read, resize to a square, normalise as ImageNet models expect."""
+
+import os
+import warnings
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from .base import ImageSource
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+LISTED = 10  # how many bad files an error lists
+
+T = TypeVar("T")
+
+
+class ImageFiles:
+    """Images of a folder, decoded whenever they are asked for."""
+
+    def __init__(self, root: Path, paths: Sequence[str]) -> None:
+        self.root, self.paths = root, tuple(paths)
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def name(self, i: int) -> str:
+        """Path of image i."""
+        return str(self.root / self.paths[i])
+
+    def load(self, i: int) -> Image.Image:
+        """Decode image i.
+
+        Raises:
+            ValueError: for a file that is missing, truncated or no image, naming it.
+        """
+        try:
+            with Image.open(self.name(i)) as image:
+                return image.convert("RGB")
+        except (OSError, SyntaxError, Image.DecompressionBombError) as error:  # SyntaxError: a broken PNG
+            raise ValueError(f"{self.name(i)}: cannot be read as an image ({error})") from error
+
+
+class ResizedImages:
+    """Images held in memory as (images, size, size, 3) uint8: for sets that are small or read often."""
+
+    def __init__(self, pixels: np.ndarray, names: Sequence[str]) -> None:
+        self.pixels, self.names = pixels, tuple(names)
+
+    @classmethod
+    def read(cls, images: ImageSource, size: int) -> "ResizedImages":
+        """Decode and resize every image once; the same pixels as `ImageDataset` makes one by one."""
+        pixels = np.empty((len(images), size, size, 3), np.uint8)
+
+        def put(i: int) -> None:
+            pixels[i] = np.asarray(resize(images.load(i), size))
+
+        _for_all(put, len(images))
+        return cls(pixels, [images.name(i) for i in range(len(images))])
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def name(self, i: int) -> str:
+        """Path of image i, or what it shows."""
+        return self.names[i]
+
+    def load(self, i: int) -> Image.Image:
+        """Image i."""
+        return Image.fromarray(self.pixels[i])
+
+
+def resize(image: Image.Image, size: int) -> Image.Image:
+    """To a square of `size` pixels, bilinear with antialiasing, aspect ratio not kept (as the released code)."""
+    return image if image.size == (size, size) else image.resize((size, size), Image.Resampling.BILINEAR)
+
+
+def to_tensor(image: Image.Image) -> Tensor:
+    """RGB image to (3, H, W) float32, minus ImageNet's mean, over its deviation."""
+    pixels = torch.from_numpy(np.array(image, np.float32)).permute(2, 0, 1).div_(255)
+    mean, std = torch.tensor(IMAGENET_MEAN).view(3, 1, 1), torch.tensor(IMAGENET_STD).view(3, 1, 1)
+    return pixels.sub_(mean).div_(std).contiguous()
+
+
+class ImageDataset(Dataset[tuple[Tensor, int]]):
+    """Some images of a source, in the given order: item j is ((3, size, size) float32, image index).
+
+    Args:
+        images: any image source.
+        indices: (m,) int64 image indices.
+        size: side in pixels.
+    """
+
+    def __init__(self, images: ImageSource, indices: Tensor, size: int) -> None:
+        self.images, self.indices, self.size = images, indices.tolist(), size
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, j: int) -> tuple[Tensor, int]:
+        i = self.indices[j]
+        return to_tensor(resize(self.images.load(i), self.size)), i
+
+
+def check_files(images: ImageFiles, advice: str, *, decode: bool = True) -> None:
+    """Make sure that all images are there and, if `decode`, can be decoded to their last byte.
+
+    Args:
+        images: files.
+        advice: where to get missing files and where to put them.
+
+    Raises:
+        FileNotFoundError: listing missing files.
+        ValueError: listing files that cannot be decoded.
+    """
+    missing = [path for path in images.paths if not (images.root / path).is_file()]
+    if missing:
+        raise FileNotFoundError(
+            f"{len(missing)} of {len(images)} images are missing under {images.root}:\n"
+            f"{_listing(missing)}\n{advice}"
+        )
+
+    def problem(i: int) -> str | None:
+        try:
+            with Image.open(images.name(i)) as image:
+                image.draft("RGB", (1, 1))  # a JPEG decodes at an eighth of its size, still to its last byte
+                image.load()
+        except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+            return f"{images.name(i)} ({error})"
+        return None
+
+    if decode:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            broken = [text for text in _for_all(problem, len(images)) if text is not None]
+        if broken:
+            raise ValueError(
+                f"{len(broken)} of {len(images)} images cannot be decoded:\n{_listing(broken)}\n"
+                "Copy or download these files again."
+            )
+
+
+def _listing(items: Sequence[str]) -> str:
+    more = [f"... and {len(items) - LISTED} more"] if len(items) > LISTED else []
+    return "\n".join(f"  {item}" for item in [*items[:LISTED], *more])
+
+
+def _for_all(function: Callable[[int], T], count: int) -> list[T]:
+    """function(0), ..., function(count - 1), on threads: Pillow decodes without holding the interpreter's lock."""
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return list(pool.map(function, range(count)))
