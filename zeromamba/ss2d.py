@@ -1,0 +1,78 @@
+"""SS2D, the token mixer of VMamba (Liu et al. 2024, arXiv:2401.10166), as its released v2 models run it."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .kernels import SS2D as ROUTES
+from .kernels import ss2d
+
+DT_MIN, DT_MAX, DT_FLOOR = 1e-3, 0.1, 1e-4  # range of softplus(dt_bias) at the start, as in Mamba
+
+
+class SS2D(nn.Module):
+    """Selective scan along four routes k: `out_proj(norm(sum_k scan_k(silu(conv(in_proj(x))))))`, no gate.
+
+    Args:
+        channels: d_model, channels in and out.
+        ratio: d / d_model, the widening of the scan.
+        state: n, size of the hidden state of each channel.
+        discretization: "euler" (Bbar = dt B, as every released checkpoint was trained) or "zoh", eq. (2).
+        impl: which implementation of the scan runs, see `zeromamba.kernels.ss2d`.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        *,
+        ratio: float = 2.0,
+        state: int = 1,
+        discretization: str = "euler",
+        impl: str = "auto",
+    ) -> None:
+        super().__init__()
+        d, k, r, n = int(ratio * channels), len(ROUTES), math.ceil(channels / 16), state
+        self.sizes = [r, n, n]  # what x_proj gives to one route and token: low-rank dt, B, C
+        self.discretization, self.impl = discretization, impl
+        self.in_proj = nn.Linear(channels, d, bias=False)
+        self.conv = nn.Conv2d(d, d, kernel_size=3, padding=1, groups=d, bias=False)
+        self.x_proj = nn.Parameter(torch.empty(k, sum(self.sizes), d).uniform_(-(d**-0.5), d**-0.5))
+        self.dt_weight = nn.Parameter(torch.empty(k, d, r).uniform_(-(r**-0.5), r**-0.5))
+        self.dt_bias = nn.Parameter(_initial_dt_bias(k, d))
+        self.A_log = nn.Parameter(torch.arange(1, n + 1, dtype=torch.float32).log().repeat(k, d, 1))
+        self.D = nn.Parameter(torch.ones(k, d))
+        self.norm = nn.LayerNorm(d)
+        self.out_proj = nn.Linear(d, channels, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Mix the tokens of a map (b, h, w, channels) into one of the same shape."""
+        x = F.silu(channels_last(self.conv, self.in_proj(x)))
+        # The projections act on each token alone and need not follow the routes: one product serves all four.
+        x_dbl = F.linear(x, self.x_proj.flatten(0, 1)).unflatten(-1, self.x_proj.shape[:2])
+        dt_low, B, C = x_dbl.split(self.sizes, dim=-1)
+        y = ss2d(
+            x,
+            dt_low,
+            self.dt_weight,
+            self.dt_bias,
+            -self.A_log.exp(),
+            B,
+            C,
+            self.D,
+            discretization=self.discretization,
+            impl=self.impl,
+        )
+        return self.out_proj(self.norm(y))
+
+
+def channels_last(conv: nn.Conv2d, x: Tensor) -> Tensor:
+    """Apply a convolution to a map (b, h, w, channels); permuted views, so torch computes channels last."""
+    return conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+
+
+def _initial_dt_bias(k: int, d: int) -> Tensor:
+    """Inverse softplus of dt drawn log-uniformly from [DT_MIN, DT_MAX] (Gu and Dao 2023, section 3.6)."""
+    dt = torch.empty(k, d).uniform_(math.log(DT_MIN), math.log(DT_MAX)).exp().clamp(min=DT_FLOOR)
+    return dt + torch.log(-torch.expm1(-dt))
