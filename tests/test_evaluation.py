@@ -1,0 +1,98 @@
+"""The protocol's numbers, against definitions applied by hand."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from zeromamba.evaluation import class_mean, evaluate, per_class_accuracy, predict, seen_unseen_curve, softmax
+
+
+@st.composite
+def scored_images(draw):
+    """Probabilities, labels and the seen mask of images of at least one seen and one unseen class."""
+    seen = np.array([True] * draw(st.integers(1, 4)) + [False] * draw(st.integers(1, 4)))
+    m = draw(st.integers(0, 12))
+    classes = st.integers(0, len(seen) - 1)
+    labels = np.array([0, len(seen) - 1, *draw(st.lists(classes, min_size=m, max_size=m))])
+    logits = draw(hnp.arrays(np.float64, (len(labels), len(seen)), elements=st.floats(-6, 6, width=32)))
+    return softmax(logits), labels, seen
+
+
+def test_per_class_accuracy_counts_only_classes_that_are_present():
+    """Two of three images of class 0 and the only one of class 1 are right; class 2 has no image but a prediction."""
+    accuracies = per_class_accuracy(np.array([0, 0, 2, 1]), np.array([0, 0, 0, 1]))
+    assert accuracies == {0: pytest.approx(2 / 3), 1: 1.0}
+    assert class_mean(accuracies) == pytest.approx((2 / 3 + 1) / 2)
+
+
+def test_prediction_subtracts_gamma_from_seen_classes_only():
+    p = np.array([[0.5, 0.1, 0.4]])
+    seen = np.array([True, True, False])
+    assert predict(p, seen, 0.0).tolist() == [0]
+    assert predict(p, seen, 0.2).tolist() == [2]
+    assert predict(p, seen, -1.0).tolist() == [0]
+
+
+@given(scored_images(), st.floats(-1.5, 1.5))
+def test_curve_is_what_equation_14_gives_at_every_gamma(images, gamma):
+    p, labels, seen = images
+    curve = seen_unseen_curve(p, labels, seen)
+    if np.any(np.isclose(curve.steps, gamma, atol=1e-12)):
+        return  # a tie: argmax decides by index
+    i = np.searchsorted(curve.steps, gamma)
+    accuracies = per_class_accuracy(predict(p, seen, gamma), labels)
+    assert curve.S[i] == pytest.approx(class_mean({c: a for c, a in accuracies.items() if seen[c]}))
+    assert curve.U[i] == pytest.approx(class_mean({c: a for c, a in accuracies.items() if not seen[c]}))
+
+
+@given(scored_images())
+def test_best_gamma_reaches_the_highest_H_of_any_gamma(images):
+    p, labels, seen = images
+    curve = seen_unseen_curve(p, labels, seen)
+    best = curve.best()
+    middles = (curve.steps[1:] + curve.steps[:-1]) / 2
+    for gamma in (curve.steps[0] - 1, *middles, curve.steps[-1] + 1):
+        accuracies = per_class_accuracy(predict(p, seen, gamma), labels)
+        U = class_mean({c: a for c, a in accuracies.items() if not seen[c]})
+        S = class_mean({c: a for c, a in accuracies.items() if seen[c]})
+        H = 2 * U * S / (U + S) if U + S else 0
+        assert H <= best.H + 1e-12
+
+
+@given(scored_images())
+def test_ausuc_lies_between_zero_and_the_product_of_the_largest_accuracies(images):
+    p, labels, seen = images
+    curve = seen_unseen_curve(p, labels, seen)
+    assert -1e-12 <= curve.ausuc <= curve.S.max() * curve.U.max() + 1e-12
+    assert np.all(np.diff(curve.S) <= 1e-12)
+    assert np.all(np.diff(curve.U) >= -1e-12)
+
+
+def test_ausuc_of_a_known_curve():
+    """One image of each class; gamma loses the seen one at 0.2 and wins the unseen one at 0.4: S = 0 before U = 1."""
+    p = np.array([[0.6, 0.4], [0.7, 0.3]])
+    curve = seen_unseen_curve(p, np.array([0, 1]), np.array([True, False]))
+    np.testing.assert_allclose(curve.steps, [0.2, 0.4])
+    assert curve.S.tolist() == [1, 0, 0]
+    assert curve.U.tolist() == [0, 0, 1]
+    assert curve.ausuc == 0
+    won_first = seen_unseen_curve(p[::-1], np.array([0, 1]), np.array([True, False]))
+    assert won_first.ausuc == 1
+    assert won_first.best().gamma == pytest.approx(0.3)
+    assert won_first.best().H == 1
+
+
+def test_evaluate_reports_czsl_among_unseen_candidates_only():
+    logits = np.array([[5.0, 1, 0], [9, 1, 2], [9, 3, 2]])  # all three look like the seen class 0
+    result = evaluate(logits, np.array([0, 2, 1]), np.array([True, False, False]), gamma=0.0)
+    assert result.czsl == 1.0
+    assert (result.gzsl.S, result.gzsl.U, result.gzsl.H) == (1.0, 0.0, 0.0)
+    assert result.per_class["czsl"] == {1: 1.0, 2: 1.0}
+    assert result.per_class["gzsl"] == {0: 1.0, 1: 0.0, 2: 0.0}
+
+
+def test_a_curve_without_unseen_images_is_an_error():
+    with pytest.raises(ValueError, match="both seen and unseen"):
+        seen_unseen_curve(np.array([[0.5, 0.5]]), np.array([0]), np.array([True, False]))

@@ -1,0 +1,115 @@
+"""Train and evaluate ZeroMamba: `python train.py` runs the built-in demo, `--help` lists every setting.
+
+python train.py --dataset cub --data-root data          train, choose on validation classes, test once
+python train.py --resume runs/cub/2026-11-24_12-00-00   go on after an interruption
+python train.py --eval runs/demo/.../model.safetensors  evaluate a checkpoint again
+"""
+
+import argparse
+import sys
+import time
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import torch
+import tyro
+
+from zeromamba import report
+from zeromamba.build import restore_model
+from zeromamba.checkpoint import Checkpoint, adopt_released, load_checkpoint
+from zeromamba.data import ZSLData, load_dataset
+from zeromamba.files import write_json
+from zeromamba.protocol import SeedRun, final_split, per_class_by_name, summary
+from zeromamba.runs import load_settings, open_run
+from zeromamba.settings import Settings, preset
+from zeromamba.training import evaluate_split, pick_device
+
+
+@dataclass(frozen=True)
+class CommandLine(Settings):
+    """ZeroMamba: zero-shot learning on a Vision-Mamba backbone."""
+
+    out: Path | None = None
+    """run folder; by default runs/DATASET/DATE_TIME"""
+    resume: Path | None = None
+    """run folder of an interrupted run, which goes on with its own settings"""
+    eval: Path | None = None
+    """checkpoint (.safetensors of ours, .pth of the released code) to evaluate instead of training"""
+
+    def settings(self) -> Settings:
+        return Settings(**{f.name: getattr(self, f.name) for f in fields(Settings)})
+
+
+def parse(argv: list[str] | None) -> CommandLine:
+    """The command line; settings not given come from the preset, the resumed run, or the evaluated checkpoint."""
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first.add_argument("--dataset", default="demo")
+    first.add_argument("--preset", default="paper", choices=["paper", "small"])
+    first.add_argument("--resume", type=Path)
+    first.add_argument("--eval", type=Path)
+    known, _ = first.parse_known_args(argv)
+    if known.resume:
+        base = load_settings(known.resume)
+    elif known.eval and known.eval.suffix == ".safetensors":
+        base = load_checkpoint(known.eval).settings
+    else:
+        base = preset(known.dataset, known.preset)
+    return tyro.cli(CommandLine, args=argv, default=CommandLine(**vars(base)))
+
+
+def train(settings: Settings, data: ZSLData, folder: Path, device: torch.device) -> None:
+    """One run over all seeds, ending with the table."""
+    results = [SeedRun(settings, data, seed, folder / f"seed-{seed}", device).result() for seed in settings.seeds]
+    write_json(folder / "results.json", {"mean over seeds": report.aggregate(results), "seeds": results})
+    (folder / "table.txt").write_text(report.show(report.result_table(settings, data, results)))
+    print(f"run folder: {folder}")
+
+
+def evaluate(checkpoint: Checkpoint, settings: Settings, data: ZSLData, device: torch.device) -> None:
+    """Measure a checkpoint on the test images."""
+    checkpoint.check_fits(data)
+    record = checkpoint.record
+    gamma, chosen_by = record.gamma, record.chosen_by
+    if settings.gamma is not None and settings.gamma != gamma:
+        gamma, chosen_by = settings.gamma, f"gamma given by hand; epoch: {chosen_by}"
+    model = restore_model(checkpoint, settings).to(device)
+    evaluation = evaluate_split(model, data, final_split(data), settings, gamma, device)
+    result = {**summary(evaluation), "chosen_by": chosen_by}
+    for name, accuracy in per_class_by_name(evaluation, data)["gzsl"].items():
+        print(f"{100 * accuracy:6.1f}  {name}")
+    report.show(report.result_table(settings, data, [result]))
+
+
+def main(argv: list[str] | None = None) -> None:
+    try:  # whatever the user gave is checked before anything is computed
+        command = parse(argv)
+        settings = command.settings()
+        device = pick_device(settings.device)
+        gamma = settings.fixed_gamma()
+        folder = (
+            command.resume or command.out or Path("runs", Path(settings.dataset).name, time.strftime("%F_%H-%M-%S"))
+        )
+        if not command.eval:
+            open_run(folder, settings)
+        data = load_dataset(
+            settings.dataset,
+            settings.data_root,
+            repair_word_vectors=settings.protocol_rules.repair_word_vectors,
+            check_images=settings.check_images,
+        )
+        for note in data.notes:
+            print(f"note: {note}")
+        if command.eval and command.eval.suffix == ".safetensors":
+            checkpoint = load_checkpoint(command.eval)
+        elif command.eval:
+            checkpoint = adopt_released(command.eval, settings, data, gamma)
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")
+    if command.eval:
+        evaluate(checkpoint, settings, data, device)
+    else:
+        train(settings, data, folder, device)
+
+
+if __name__ == "__main__":
+    main()

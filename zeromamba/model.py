@@ -1,0 +1,67 @@
+"""ZeroMamba, Figure 2 of the paper: image -> backbone -> feature map -> SLP and GRL -> SeF -> class scores."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .backbone import VMamba
+from .grl import GRL
+from .sef import SeF
+from .slp import SLP
+
+VariantName = Literal["released", "paper"]
+
+
+@dataclass(frozen=True)
+class Variant:
+    """Where the paper's text and the released code differ in the model itself."""
+
+    cosine: bool  # (12): cosine similarity, or the plain dot product psi . z
+    head_classes: int  # (8): width of the ImageNet classifier kept in GRL; 0 projects the pooled feature
+
+
+VARIANTS: dict[VariantName, Variant] = {
+    "released": Variant(cosine=False, head_classes=1000),
+    "paper": Variant(cosine=True, head_classes=0),
+}
+
+
+class ZeroMamba(nn.Module):
+    """Zero-shot classifier of images by class attributes.
+
+    Args:
+        backbone: gives a feature map (b, h, w, C) for images (b, 3, H, W).
+        V: (a, v) word vectors of the attributes.
+        variant: "released" or "paper", see `VARIANTS`.
+        logit_scale: factor on the class scores of (12); the paper prints none, that is 1.
+        sef_eps: see `SeF`.
+    """
+
+    def __init__(
+        self,
+        backbone: VMamba,
+        V: Tensor,
+        variant: VariantName = "released",
+        logit_scale: float = 1.0,
+        sef_eps: float = 1e-6,
+    ) -> None:
+        super().__init__()
+        self.variant = VARIANTS[variant]
+        self.logit_scale = logit_scale
+        self.backbone = backbone
+        self.slp = SLP(V, backbone.channels)
+        self.grl = GRL(backbone.channels, len(V), self.variant.head_classes)
+        self.sef = SeF(sef_eps)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map images (b, 3, H, W) to their semantic representation psi (b, a)."""
+        feature_map = self.backbone(images)
+        return self.sef(self.grl(feature_map), self.slp(feature_map))
+
+    def logits(self, psi: Tensor, Z: Tensor) -> Tensor:
+        """Class scores (b, c) of representations psi (b, a) against prototypes Z (c, a), before the softmax of (12)."""
+        if self.variant.cosine:
+            psi, Z = F.normalize(psi, dim=-1), F.normalize(Z, dim=-1)
+        return self.logit_scale * psi @ Z.T

@@ -1,0 +1,163 @@
+"""How a number is made: which images a fit sees, and what chooses the epoch and gamma.
+
+validation (default)  A first fit trains without the validation classes; the epoch with the largest area under the
+                      seen-unseen curve on validation images, and gamma there, are chosen. A second fit trains on all
+                      seen classes for that many epochs and meets the test images once.
+paper                 As the released code: one fit on all seen classes, tested after every epoch with a fixed gamma;
+                      the best epoch on the test images is reported, for CZSL and GZSL each its own.
+"""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.tensorboard import SummaryWriter
+
+from .build import build_model
+from .checkpoint import Record, save_checkpoint
+from .data import ZSLData, validation_split
+from .evaluation import Evaluation
+from .files import write_json
+from .model import ZeroMamba
+from .settings import Settings
+from .training import Fit, Split, evaluate_split
+
+
+def search_split(data: ZSLData, seed: int) -> Split:
+    """Train without the validation classes; measure on them and on held-out images of the other seen classes."""
+    train, val_seen, val_unseen = validation_split(data, seed)
+    remaining = data.seen[~torch.isin(data.seen, data.val_classes)]
+    return Split(train, torch.cat([val_seen, val_unseen]), remaining, data.val_classes)
+
+
+def final_split(data: ZSLData) -> Split:
+    """Train on all seen classes; measure on the test images."""
+    return Split(data.trainval, torch.cat([data.test_seen, data.test_unseen]), data.seen, data.unseen)
+
+
+class SeedRun:
+    """All that is done for one seed, kept in one folder: `result.json`, checkpoints, TensorBoard files."""
+
+    def __init__(self, settings: Settings, data: ZSLData, seed: int, folder: Path, device: torch.device) -> None:
+        self.settings, self.data, self.seed, self.folder, self.device = settings, data, seed, folder, device
+
+    def result(self) -> dict[str, Any]:
+        """Run what is not done yet, and return the result (accuracies as fractions)."""
+        path = self.folder / "result.json"
+        if not path.exists():
+            run = self._paper if self.settings.protocol == "paper" else self._validation
+            write_json(path, {"seed": self.seed, "chosen_by": self.settings.protocol_rules.label, **run()})
+            for state in self.folder.glob("*/state.pt"):
+                state.unlink()
+        return json.loads(path.read_text())
+
+    def _validation(self) -> dict[str, Any]:
+        settings, data = self.settings, self.data
+        split = search_split(data, self.seed)
+        search = self._fit("search", split)
+
+        def measure(record: dict[str, Any]) -> None:
+            record |= summary(evaluate_split(search.model, data, split, settings, settings.gamma, self.device))
+
+        self._train(search, "search", settings.epochs, measure)
+        chosen = max(search.history, key=lambda record: record["ausuc"])
+
+        final = self._fit("final", final_split(data))
+        self._train(final, "final", chosen["epoch"])
+        test = evaluate_split(final.model, data, final.split, settings, chosen["gamma"], self.device)
+        self._save("model.safetensors", final.model, chosen["epoch"], chosen["gamma"])
+        return {
+            **summary(test),
+            "epoch": chosen["epoch"],
+            "per_class": self._by_name(test),
+            "validation": {k: chosen[k] for k in summary(test)},
+            "history": {"search": search.history, "final": final.history},
+        }
+
+    def _paper(self) -> dict[str, Any]:
+        settings, data = self.settings, self.data
+        split, gamma = final_split(data), settings.fixed_gamma()
+        assert gamma is not None, "Settings.fixed_gamma gives one under the paper's protocol"
+        fit = self._fit("final", split)
+
+        def measure(record: dict[str, Any]) -> None:
+            test = evaluate_split(fit.model, data, split, settings, gamma, self.device)
+            record |= summary(test)
+            names = self._by_name(test)
+            record |= {"per_class_czsl": names["czsl"], "per_class_gzsl": names["gzsl"]}
+            for kind, metric in (("czsl", "czsl"), ("gzsl", "H")):
+                if all(record[metric] > earlier[metric] for earlier in fit.history):
+                    self._save(f"model_best_{kind}.safetensors", fit.model, record["epoch"], gamma)
+
+        self._train(fit, "final", settings.epochs, measure)
+        czsl = max(fit.history, key=lambda record: record["czsl"])
+        gzsl = max(fit.history, key=lambda record: record["H"])
+        keys = ("U", "S", "H", "ausuc", "gamma")
+        return {
+            "czsl": czsl["czsl"],
+            **{k: gzsl[k] for k in keys},
+            "epoch": gzsl["epoch"],
+            "epoch_czsl": czsl["epoch"],
+            "per_class": {"czsl": czsl["per_class_czsl"], "gzsl": gzsl["per_class_gzsl"]},
+            "history": {"final": fit.history},
+        }
+
+    def _fit(self, name: str, split: Split) -> Fit:
+        torch.manual_seed(self.seed)  # the initial weights
+        model = build_model(self.settings, self.data.V)
+        folder = self.folder / name
+        folder.mkdir(parents=True, exist_ok=True)
+        return Fit(model, self.data, split, self.settings, self.seed, folder, self.device)
+
+    def _train(self, fit: Fit, name: str, epochs: int, measure: Callable[[dict[str, Any]], None] | None = None) -> None:
+        """Train up to an epoch, measuring and logging after each."""
+        with SummaryWriter(str(self.folder / name), purge_step=len(fit.history) + 1) as writer:
+            for record in fit.epochs(epochs):
+                if measure:
+                    measure(record)
+                numbers = {k: v for k, v in record.items() if isinstance(v, float)}
+                for key, value in numbers.items():
+                    writer.add_scalar(key, value, record["epoch"])
+                shown = "  ".join(f"{k} {v:.4g}" for k, v in numbers.items())
+                print(f"seed {self.seed}  {name}  epoch {record['epoch']}/{epochs}  {shown}", flush=True)
+
+    def _save(self, name: str, model: ZeroMamba, epoch: int, gamma: float) -> None:
+        data = self.data
+        record = Record(
+            settings=self.settings.to_json(),
+            seed=self.seed,
+            epoch=epoch,
+            gamma=gamma,
+            chosen_by=self.settings.protocol_rules.label,
+            dataset=data.name,
+            class_names=data.class_names,
+            seen=tuple(data.seen.tolist()),
+            attribute_names=data.attribute_names,
+        )
+        save_checkpoint(self.folder / name, model, data, record)
+
+    def _by_name(self, evaluation: Evaluation) -> dict[str, dict[str, float]]:
+        return per_class_by_name(evaluation, self.data)
+
+
+def summary(evaluation: Evaluation) -> dict[str, float]:
+    """The numbers of an evaluation, accuracies as fractions."""
+    g = evaluation.gzsl
+    return {
+        "czsl": evaluation.czsl,
+        "U": g.U,
+        "S": g.S,
+        "H": g.H,
+        "ausuc": evaluation.ausuc,
+        "gamma": g.gamma,
+    }
+
+
+def per_class_by_name(evaluation: Evaluation, data: ZSLData) -> dict[str, dict[str, float]]:
+    """`Evaluation.per_class` with class names for class ids."""
+    return {
+        kind: {data.class_names[c]: accuracy for c, accuracy in values.items()}
+        for kind, values in evaluation.per_class.items()
+    }

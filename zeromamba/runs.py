@@ -1,0 +1,76 @@
+"""A run's folder: its settings, the versions it ran with, and the check that it can be written."""
+
+import json
+import platform
+import subprocess
+from dataclasses import fields
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import torch
+
+from .files import write_json
+from .settings import Settings
+
+# What concerns the machine rather than the result: may change when a run goes on elsewhere.
+MACHINE_SETTINGS = {"data_root", "device", "workers", "check_images", "scan", "grad_checkpoint"}
+
+
+def open_run(folder: Path, settings: Settings) -> None:
+    """Make a run's folder, or check that it is this run's.
+
+    Raises:
+        ValueError: if it cannot be written, or holds a run with other settings.
+    """
+    file = folder / "settings.json"
+    if file.exists():
+        check_same_run(load_settings(folder), settings, folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(file, settings.to_json())
+        write_json(folder / "versions.json", versions())
+    except OSError as error:
+        raise ValueError(f"--out {folder}: cannot write there ({error}): choose a folder you may write") from error
+
+
+def load_settings(folder: Path) -> Settings:
+    """The settings of the run in `folder`.
+
+    Raises:
+        ValueError: if there is no run, or its settings cannot be read.
+    """
+    file = folder / "settings.json"
+    try:
+        return Settings.from_json(json.loads(file.read_text()), str(file))
+    except (OSError, json.JSONDecodeError) as error:
+        raise ValueError(
+            f"{file}: cannot read the settings of a run ({error}): give a folder that train.py made"
+        ) from error
+
+
+def check_same_run(kept: Settings, given: Settings, folder: Path) -> None:
+    """Raise ValueError where settings that shape the result differ."""
+    for field in fields(Settings):
+        old, new = getattr(kept, field.name), getattr(given, field.name)
+        if old != new and field.name not in MACHINE_SETTINGS:
+            raise ValueError(
+                f"{folder} holds a run with --{field.name.replace('_', '-')} {old}, not {new}: "
+                "go on with its own settings (--resume), or choose another --out"
+            )
+
+
+def versions() -> dict[str, str | None]:
+    """What a reader needs to repeat a run."""
+    found: dict[str, str | None] = {"python": platform.python_version(), "machine": platform.machine()}
+    for package in ("zeromamba", "torch", "triton", "numpy", "pillow", "einops"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = None
+    found["device"] = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+    git = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    try:
+        found["commit"] = subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        found["commit"] = None
+    return found
