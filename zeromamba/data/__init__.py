@@ -1,16 +1,63 @@
 """Data sets: `load_dataset` reads and checks one, `ImageDataset` turns its images into tensors."""
 
+from pathlib import Path
+
 from .base import ImageSource, ValidationSplit, ZSLData, validation_split
+from .benchmarks import BENCHMARKS, load_benchmark
 from .demo import load_demo
+from .folder import load_folder
 from .pixels import ImageDataset, ImageFiles, ResizedImages
 
 __all__ = [
+    "BENCHMARKS",
     "ImageDataset",
     "ImageFiles",
     "ImageSource",
     "ResizedImages",
     "ValidationSplit",
     "ZSLData",
+    "load_dataset",
     "load_demo",
     "validation_split",
 ]
+
+
+def load_dataset(
+    name_or_path: str,
+    data_root: Path,
+    *,
+    seed: int,
+    repair_word_vectors: bool = True,
+    check_images: bool = True,
+) -> ZSLData:
+    """Read a data set and check all of it: what is wrong is found before training starts.
+
+    Args:
+        name_or_path: demo, cub, sun, awa2, or a folder of the user's own (see `folder`).
+        data_root: where cub, sun and awa2 are (see `benchmarks`).
+        seed: draws the split of a folder of the user's own and, where none are published, the validation
+            classes. The demo is the same for every seed.
+        repair_word_vectors: replace all-zero word vectors (see `word_vectors`).
+        check_images: decode every image once, to find broken ones.
+
+    Raises:
+        FileNotFoundError: for files that are missing, with what to get, from whom, and where to put it.
+        ValueError: for an unknown data set and for whatever is wrong in a file, naming file and field.
+    """
+    if name_or_path == "demo":
+        return load_demo()
+    if name_or_path in BENCHMARKS:
+        return load_benchmark(
+            name_or_path,
+            data_root,
+            seed=seed,
+            repair_word_vectors=repair_word_vectors,
+            check_images=check_images,
+        )
+    folder = Path(name_or_path).expanduser()
+    if not folder.is_dir():
+        raise ValueError(
+            f"unknown data set {name_or_path!r}: expected demo, {', '.join(BENCHMARKS)}, or the path of a folder with "
+            "images/<class name>/*.jpg, attributes.csv and unseen.txt"
+        )
+    return load_folder(folder, seed=seed, repair_word_vectors=repair_word_vectors, check_images=check_images)

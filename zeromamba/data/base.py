@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -24,9 +25,9 @@ class ImageSource(Protocol):
 
 @dataclass(frozen=True)
 class ZSLData:
-    """A data set for zero-shot learning: images, class prototypes Z, word vectors V, and who may see what when.
+    """A zero-shot data set: images, class prototypes Z, word vectors V, and who may see what when.
 
-    Class ids are positions in `class_names`, image indices are positions in `images`; c classes, a attributes.
+    Class ids are positions in `class_names`, image indices positions in `images`; c classes, a attributes.
     """
 
     name: str
@@ -55,15 +56,13 @@ class ValidationSplit(NamedTuple):
     val_unseen: Tensor
 
 
-def stratified(
-    indices: Tensor, labels: Tensor, share: float, generator: torch.Generator
-) -> tuple[Tensor, Tensor]:
+def stratified(indices: Tensor, labels: Tensor, share: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Split image indices at random into (kept, held out), holding out the same share of each class.
 
     Args:
         indices: (m,) int64 image indices.
         labels: (images,) int64 class ids of all images.
-        share: of each class to hold out, rounded; at least one image where the class has two, never its last one.
+        share: of each class to hold out, rounded; at least one image of two, never all of them.
     """
     held_out = []
     for c in labels[indices].unique():
@@ -84,8 +83,8 @@ def validation_split(data: ZSLData, seed: int, holdout: float = 0.2) -> Validati
         holdout: share of each training class's images that goes to val_seen.
 
     Returns:
-        val_unseen: all trainval images of `data.val_classes`; val_seen: `holdout` of the trainval images of each
-        other seen class; train: the rest.
+        val_unseen: all trainval images of `data.val_classes`; val_seen: `holdout` of the trainval images of
+        each other seen class; train: the rest.
 
     Raises:
         ValueError: if holdout is not between 0 and 1.
@@ -106,8 +105,8 @@ def choose_validation_classes(seen: Tensor, seed: int) -> tuple[Tensor, str]:
     """
     if len(seen) < 3:
         raise ValueError(
-            f"{len(seen)} seen classes: expected at least 3, one of which validation holds out; add classes with "
-            "images that are not in the unseen list"
+            f"{len(seen)} seen classes: expected at least 3, one of which validation holds out; add classes "
+            "with images that are not in the unseen list"
         )
     count = min(max(math.ceil(len(seen) / 5), 2), len(seen) - 2)
     order = torch.randperm(len(seen), generator=torch.Generator().manual_seed(seed))
@@ -117,7 +116,7 @@ def choose_validation_classes(seen: Tensor, seed: int) -> tuple[Tensor, str]:
 def seen_and_unseen(
     labels: Tensor, parts: Mapping[str, Tensor], class_names: tuple[str, ...], source: str
 ) -> tuple[Tensor, Tensor]:
-    """Take the seen and the unseen classes from the labels of the splits, after checking that these are disjoint.
+    """Seen and unseen classes from the labels of the splits, after checking that these are disjoint.
 
     Args:
         labels: (images,) int64 class ids.
@@ -130,7 +129,8 @@ def seen_and_unseen(
         Ids of seen and unseen classes, each (.,) int64 ascending.
 
     Raises:
-        ValueError: for an empty part, an image twice, a class both seen and unseen, a test class never trained on.
+        ValueError: for an empty part, an image twice, a class both seen and unseen, a seen class never
+            trained on.
     """
     trainval, test_seen, test_unseen = parts
     for name, part in parts.items():
@@ -159,3 +159,36 @@ def seen_and_unseen(
         names = ", ".join(repr(class_names[c]) for c in untrained[:5])
         raise ValueError(f"{source}: classes of {test_seen} have no image in {trainval}: {names}")
     return classes[trainval], classes[test_unseen]
+
+
+def unit_prototypes(att: np.ndarray, class_names: tuple[str, ...], source: str) -> tuple[Tensor, tuple[str, ...]]:
+    """Class prototypes Z from a table of class attributes, each row scaled to unit length.
+
+    Args:
+        att: (c, a), any real dtype.
+        class_names: names of the rows.
+        source: the file and field that errors and notes name.
+
+    Returns:
+        Z (c, a) float32, and a note if the rows did not have unit length.
+
+    Raises:
+        ValueError: for values that are no finite numbers, and for a class whose attributes are all zero.
+    """
+    if att.dtype.kind not in "fiu":
+        raise ValueError(f"{source} has dtype {att.dtype}, expected real numbers")
+    bad = np.argwhere(~np.isfinite(att))
+    if len(bad):
+        row, column = bad[0]
+        raise ValueError(
+            f"{source}: attribute {column + 1} of class {class_names[row]!r} is {att[row, column]}, expected a finite "
+            f"number ({len(bad)} values are not)"
+        )
+    length = np.linalg.norm(att.astype(np.float64), axis=1, keepdims=True)
+    if not length.all():
+        zero = class_names[int(np.argmin(length))]
+        raise ValueError(f"{source}: all attributes of class {zero!r} are zero, so nothing tells what it looks like")
+    notes: tuple[str, ...] = ()
+    if abs(length - 1).max() > 1e-3:
+        notes = (f"{source}: rows of length {length.min():.3g} to {length.max():.3g} were scaled to unit length",)
+    return torch.from_numpy((att / length).astype(np.float32)), notes

@@ -1,9 +1,9 @@
-"""The demo: drawn images, no download. Classes are combinations of colour, texture and shape, some never trained on.
+"""The demo: drawn images, no download. Classes are combinations of visible attributes, some never trained on.
 
-48 classes such as "red striped triangle", 11 attributes. An image shows its shape once, at a random place, size and
-angle, on a random background with noise and grey clutter. Ten combinations are unseen, eight more are validation
-classes; every shape, colour and texture is still trained on in other combinations, and so is every pair of a shape
-and a colour.
+48 classes such as "red striped triangle", 11 attributes. An image shows its shape once, at a random place, size
+and angle, on a random background with noise and grey clutter. Ten combinations are unseen, eight more are
+validation classes; every shape, colour and texture is still trained on in other combinations, and so is every
+pair of a shape and a colour.
 """
 
 import colorsys
@@ -32,7 +32,7 @@ def load_demo(seed: int = 0) -> ZSLData:
         seed: the images; the classes and which of them are unseen are always the same.
 
     Returns:
-        38 seen and 10 unseen classes, 2,200 images of 64 x 64; V is the identity, as attributes are words here.
+        38 seen and 10 unseen classes, 2,200 images of 64 x 64; V is the identity.
     """
     combinations = [(s, c, t) for s in range(4) for c in range(4) for t in range(3)]
     names = tuple(f"{[*COLOURS][c]} {TEXTURES[t]} {SHAPES[s]}" for s, c, t in combinations)
@@ -42,9 +42,7 @@ def load_demo(seed: int = 0) -> ZSLData:
         for name in ("test_unseen",) if role == "unseen" else ("trainval", "test_seen"):
             labels += [k] * IMAGES[name]
             part += [name] * IMAGES[name]
-    pixels = np.stack(
-        [draw(*combinations[k], np.random.default_rng([seed, i])) for i, k in enumerate(labels)]
-    )
+    pixels = np.stack([draw(*combinations[k], np.random.default_rng([seed, i])) for i, k in enumerate(labels)])
     Z = torch.zeros(len(names), 11)
     for k, (s, c, t) in enumerate(combinations):
         Z[k, [c, 4 + t, 7 + s]] = 3**-0.5
@@ -73,7 +71,7 @@ def _where(mask: np.ndarray) -> Tensor:
 
 
 def _role(s: int, c: int, t: int) -> str:
-    """One texture of 10 of the 16 pairs of shape and colour is unseen, and one of 8 pairs is for validation."""
+    """Of 10 of the 16 pairs of shape and colour one texture is unseen; of 8, one is for validation."""
     offset = (c - s) % 4
     if t == (s + c) % 3 and (offset < 2 or (offset == 2 and s % 2 == 0)):
         return "unseen"
@@ -137,18 +135,14 @@ def _pattern(texture: int, rng: np.random.Generator) -> np.ndarray:
         r = 0.3 * period
         for x in np.arange(-period, DRAWN + period, period):
             for y in np.arange(-period, DRAWN + period, period):
-                pen.ellipse(
-                    [x + phase[0] - r, y + phase[1] - r, x + phase[0] + r, y + phase[1] + r], fill=255
-                )
+                pen.ellipse([x + phase[0] - r, y + phase[1] - r, x + phase[0] + r, y + phase[1] + r], fill=255)
     return _downsampled(canvas)
 
 
 def _background(rng: np.random.Generator) -> np.ndarray:
     """A soft grey-tinted gradient with grey bars and discs as clutter, (64, 64, 3) float."""
     tone = rng.uniform(0.15, 0.85) + rng.uniform(-0.12, 0.12, (4, 4, 3)) * [1, 0.8, 0.8]
-    soft = Image.fromarray((255 * tone.clip(0, 1)).astype(np.uint8)).resize(
-        (DRAWN, DRAWN), Image.Resampling.BILINEAR
-    )
+    soft = Image.fromarray((255 * tone.clip(0, 1)).astype(np.uint8)).resize((DRAWN, DRAWN), Image.Resampling.BILINEAR)
     pen = ImageDraw.Draw(soft)
     for _ in range(rng.integers(2, 6)):
         grey = (int(rng.integers(30, 226)),) * 3

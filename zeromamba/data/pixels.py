@@ -78,7 +78,7 @@ class ResizedImages:
 
 
 def resize(image: Image.Image, size: int) -> Image.Image:
-    """To a square of `size` pixels, bilinear with antialiasing, aspect ratio not kept (as the released code)."""
+    """To a square, bilinear with antialiasing, aspect ratio not kept (as the released code)."""
     return image if image.size == (size, size) else image.resize((size, size), Image.Resampling.BILINEAR)
 
 
@@ -123,8 +123,7 @@ def check_files(images: ImageFiles, advice: str, *, decode: bool = True) -> None
     missing = [path for path in images.paths if not (images.root / path).is_file()]
     if missing:
         raise FileNotFoundError(
-            f"{len(missing)} of {len(images)} images are missing under {images.root}:\n"
-            f"{_listing(missing)}\n{advice}"
+            f"{len(missing)} of {len(images)} images are missing under {images.root}:\n{_listing(missing)}\n{advice}"
         )
 
     def problem(i: int) -> str | None:
@@ -153,6 +152,6 @@ def _listing(items: Sequence[str]) -> str:
 
 
 def _for_all(function: Callable[[int], T], count: int) -> list[T]:
-    """function(0), ..., function(count - 1), on threads: Pillow decodes without holding the interpreter's lock."""
+    """function(0), ..., function(count - 1), on threads: Pillow decodes outside the interpreter's lock."""
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         return list(pool.map(function, range(count)))

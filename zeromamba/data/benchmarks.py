@@ -1,0 +1,151 @@
+"""CUB, SUN and AWA2: one table, one loader. Split files are read by `proposed_split`."""
+
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import torch
+from torch import Tensor
+
+from .base import ZSLData, choose_validation_classes
+from .pixels import ImageFiles, check_files
+from .proposed_split import SPLIT_FILES, ProposedSplit, read_mat, read_split, strings
+from .word_vectors import read_pickled_array, word_vectors
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """All in which the three data sets differ."""
+
+    title: str
+    split: str  # folder of the split files, under xlsa17/data
+    root: str  # folder of the photographs
+    attribute_file: str  # attribute names, as the data set's own site distributes them
+    website: str
+    images: int  # in the full data set, as are the next three
+    attributes: int
+    seen: int
+    unseen: int
+
+    @property
+    def anchor(self) -> str:
+        """The part of the paths in `image_files` after which they are ours."""
+        return PurePosixPath(self.root).name
+
+    @property
+    def word_vectors(self) -> str:
+        """Where the word vectors are."""
+        return f"w2v/{self.split}_attribute.pkl"
+
+
+# fmt: off
+BENCHMARKS = {
+    "cub": Benchmark("CUB", "CUB", "CUB/CUB_200_2011", "attributes.txt",
+                     "https://www.vision.caltech.edu/datasets/cub_200_2011/", 11_788, 312, 150, 50),
+    "sun": Benchmark("SUN", "SUN", "SUN", "attributes.mat",
+                     "https://cs.brown.edu/~gmpatter/sunattributes.html", 14_340, 102, 645, 72),
+    "awa2": Benchmark("AWA2", "AWA2", "AWA2/Animals_with_Attributes2", "predicates.txt",
+                      "https://cvml.ista.ac.at/AwA2/", 37_322, 85, 40, 10),
+}
+# fmt: on
+
+
+def load_benchmark(name: str, data_root: Path, *, seed: int, repair_word_vectors: bool, check_images: bool) -> ZSLData:
+    """Read and check one of `BENCHMARKS`; arguments and errors as `load_dataset`."""
+    row = BENCHMARKS[name]
+    advice = where_to_get(row, data_root)
+    split_dir, vectors = data_root / "xlsa17/data" / row.split, data_root / row.word_vectors
+    missing = [p for p in (*(split_dir / file for file in SPLIT_FILES), vectors) if not p.is_file()]
+    if missing:
+        raise FileNotFoundError(f"missing: {', '.join(map(str, missing))}\n{advice}")
+    split = read_split(split_dir, row.anchor)
+    attribute_names = read_attribute_names(row, data_root, split.Z.shape[1])
+    array = read_pickled_array(vectors)
+    V, vector_notes = word_vectors(array, attribute_names, str(vectors), repair=repair_word_vectors)
+    images = ImageFiles(data_root / row.root, split.image_paths)
+    check_files(images, advice, decode=check_images)
+    val_classes, val_source = validation_classes(split, row, data_root, seed)
+    return ZSLData(
+        name=name,
+        class_names=split.class_names,
+        Z=split.Z,
+        attribute_names=attribute_names,
+        V=V,
+        word_vectors_source=str(vectors),
+        notes=(*part_note(split, row), *split.notes, *vector_notes),
+        images=images,
+        labels=split.labels,
+        trainval=split.trainval,
+        test_seen=split.test_seen,
+        test_unseen=split.test_unseen,
+        seen=split.seen,
+        unseen=split.unseen,
+        val_classes=val_classes,
+        val_source=val_source,
+    )
+
+
+def where_to_get(row: Benchmark, data_root: Path) -> str:
+    """What a user needs for a benchmark, from whom, and where to put it."""
+    return (
+        f"{row.title} needs three things in the folder --data-root {data_root}:\n"
+        f"  {row.root}/  the photographs, from {row.website}\n"
+        f"  xlsa17/data/{row.split}/  the split files, in http://datasets.d2.mpi-inf.mpg.de/xian/xlsa17.zip\n"
+        f"  {row.word_vectors}  the attribute word vectors, from https://github.com/shiming-chen/TransZero"
+    )
+
+
+def part_note(split: ProposedSplit, row: Benchmark) -> tuple[str, ...]:
+    """A warning where the files are not those of the whole data set."""
+    found = (len(split.labels), split.Z.shape[1], len(split.seen), len(split.unseen))
+    if found == (row.images, row.attributes, row.seen, row.unseen):
+        return ()
+    return (
+        f"not the whole of {row.title}: {found[0]:,} of {row.images:,} images, {found[1]} of {row.attributes} "
+        f"attributes, {found[2]} of {row.seen} seen and {found[3]} of {row.unseen} unseen classes; results do not "
+        "compare with published ones",
+    )
+
+
+def read_attribute_names(row: Benchmark, data_root: Path, attributes: int) -> tuple[str, ...]:
+    """Attribute names from the data set's own file, where it lies in one of its usual places.
+
+    Raises:
+        ValueError: if the file does not have `attributes` names.
+    """
+    root = data_root / row.root
+    for folder in (root, root.parent, data_root / "attributes" / row.split):
+        path = folder / row.attribute_file
+        if not path.is_file():
+            continue
+        if path.suffix == ".mat":
+            names = strings(read_mat(path, ["attributes"])["attributes"])
+        else:
+            lines = path.read_text(encoding="utf-8").splitlines()
+            names = tuple(line.split(maxsplit=1)[-1].strip() for line in lines if line.strip())
+        if len(names) != attributes:
+            raise ValueError(f"{path}: {len(names)} attribute names, expected {attributes} as att_splits.mat has")
+        return names
+    return tuple(f"attribute {i + 1}" for i in range(attributes))
+
+
+def validation_classes(split: ProposedSplit, row: Benchmark, data_root: Path, seed: int) -> tuple[Tensor, str]:
+    """The seen classes that model selection holds out, and where they come from.
+
+    The published list valclasses1.txt, else the classes of val_loc, else a random fifth. Only classes are taken:
+    the images of train_loc and val_loc include all of test_seen in the files of January 2018. A list counts if it
+    leaves at least two seen classes on either side, which a list for the whole data set may not do for a part.
+    """
+    folders = (data_root / "xlsa17/data" / row.split, data_root / "proposed_split" / row.split)
+    own, apart = ((str(folder / "valclasses1.txt"), _listed(folder, split)) for folder in folders)
+    for source, ids in (own, ("the classes of val_loc in att_splits.mat", split.val_loc_classes), apart):
+        if 2 <= len(ids) <= len(split.seen) - 2:
+            return ids, source
+    return choose_validation_classes(split.seen, seed)
+
+
+def _listed(folder: Path, split: ProposedSplit) -> Tensor:
+    """Ids of the seen classes that the folder's published list of validation classes names."""
+    path = folder / "valclasses1.txt"
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    listed = {line.strip() for line in lines}
+    return torch.tensor([c for c in split.seen.tolist() if split.class_names[c] in listed], dtype=torch.int64)

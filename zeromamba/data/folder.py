@@ -1,0 +1,190 @@
+"""A data set of your own, from a plain folder:
+
+    images/<class name>/*.jpg     also .jpeg .png .bmp .webp; at least two images a class
+    attributes.csv                first line: a title for the first column, then the attributes' names;
+                                  every other line: a class name, then one number per attribute
+    unseen.txt                    the classes never trained on, one a line
+    word_vectors.csv or .npy      optional; .csv: lines of an attribute's name and its vector;
+                                  .npy: (attributes, v), rows in the order of attributes.csv
+
+A fifth of each seen class's images, drawn by the seed, is kept for testing. Classes of attributes.csv without a
+folder of images are left out, which a note says; a folder without attributes is an error.
+"""
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .base import ZSLData, choose_validation_classes, seen_and_unseen, stratified, unit_prototypes
+from .pixels import ImageFiles, check_files
+from .word_vectors import orthonormal, word_vectors
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
+TEST_SHARE = 0.2  # of each seen class's images
+
+
+def load_folder(folder: Path, *, seed: int, repair_word_vectors: bool, check_images: bool) -> ZSLData:
+    """Read and check a data set of the user's own; arguments and errors as `load_dataset`."""
+    table, unseen_file = folder / "attributes.csv", folder / "unseen.txt"
+    missing = [p.name for p in (folder / "images", table, unseen_file) if not p.exists()]
+    if missing:
+        raise FileNotFoundError(
+            f"{folder} has no {', '.join(missing)}; a data set of your own is a folder with images/<class name>/*.jpg, "
+            "attributes.csv (a line a class: its name, then its attributes; the first line names them) and unseen.txt "
+            "(a class a line)"
+        )
+    files = read_image_folders(folder / "images")
+    attribute_names, rows = read_table(table, header=True)
+    class_names = tuple(files)
+    unknown = [name for name in class_names if name not in rows]
+    if unknown:
+        raise ValueError(f"{table} has no line for these folders of {folder / 'images'}: {', '.join(unknown[:10])}")
+    unseen_names = read_unseen(unseen_file, class_names)
+    without = [name for name in rows if name not in files]
+    att = np.stack([rows[name] for name in class_names])
+    Z, notes = unit_prototypes(att, class_names, str(table))
+    if without:
+        notes += (f"{table}: classes without a folder of images are left out: {', '.join(without)}",)
+    V, source, vector_notes = _word_vectors(folder, attribute_names, repair_word_vectors)
+
+    images = ImageFiles(folder / "images", [path for name in class_names for path in files[name]])
+    check_files(images, "", decode=check_images)
+    labels = torch.tensor([c for c, name in enumerate(class_names) for _ in files[name]])
+    is_unseen = torch.tensor([name in unseen_names for name in class_names])[labels]
+    of_seen, test_unseen = torch.where(~is_unseen)[0], torch.where(is_unseen)[0]
+    if not len(of_seen):
+        raise ValueError(f"{unseen_file} lists every class, expected at least 3 to be left to train on")
+    trainval, test_seen = stratified(of_seen, labels, TEST_SHARE, torch.Generator().manual_seed(seed))
+    parts = {"trainval": trainval, "test_seen": test_seen, "test_unseen": test_unseen}
+    seen, unseen = seen_and_unseen(labels, parts, class_names, str(folder))
+    val_classes, val_source = choose_validation_classes(seen, seed)
+    return ZSLData(
+        name=folder.resolve().name,
+        class_names=class_names,
+        Z=Z,
+        attribute_names=attribute_names,
+        V=V,
+        word_vectors_source=source,
+        notes=(*notes, *vector_notes),
+        images=images,
+        labels=labels,
+        **parts,
+        seen=seen,
+        unseen=unseen,
+        val_classes=val_classes,
+        val_source=val_source,
+    )
+
+
+def read_image_folders(root: Path) -> dict[str, list[str]]:
+    """Class names, sorted, to the paths of their images relative to `root`, sorted.
+
+    Raises:
+        ValueError: if there are no classes, or one has fewer than two images.
+    """
+    folders = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+    files = {
+        folder.name: sorted(
+            f"{folder.name}/{path.name}"
+            for path in folder.iterdir()
+            if path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
+        )
+        for folder in folders
+    }
+    if not files:
+        raise ValueError(f"{root} has no folders, expected one for each class, named as in attributes.csv")
+    few = [f"{name} ({len(paths)})" for name, paths in files.items() if len(paths) < 2]
+    if few:
+        raise ValueError(
+            f"{root}: fewer than 2 images ({' '.join(SUFFIXES)}) in {len(few)} class folders: {', '.join(few[:10])}; "
+            "add images or remove the folder"
+        )
+    return files
+
+
+def read_table(path: Path, *, header: bool) -> tuple[tuple[str, ...], dict[str, np.ndarray]]:
+    """Read lines of a name and numbers, all of the same length.
+
+    Args:
+        path: comma-separated, UTF-8.
+        header: the first line names the columns.
+
+    Returns:
+        Names of the columns of numbers (empty without a header), and the numbers, float64, by the lines' names.
+
+    Raises:
+        ValueError: for lines of another length, a name twice, or what is not a finite number, naming the line.
+    """
+    with path.open(newline="", encoding="utf-8-sig") as file:  # spreadsheets put a byte order mark in front
+        reader = csv.reader(file)
+        lines = [(reader.line_num, [cell.strip() for cell in line]) for line in reader if any(line)]
+    if len(lines) < 1 + header:
+        raise ValueError(f"{path} has {len(lines)} lines, expected {'a header and ' if header else ''}a line or more")
+    width = len(lines[0][1])
+    if width < 2:
+        raise ValueError(f"{path}: one column, expected a name and numbers, separated by commas")
+    columns = tuple(lines.pop(0)[1][1:]) if header else ()
+    if len(set(columns)) < len(columns):
+        twice = next(name for name in columns if columns.count(name) > 1)
+        raise ValueError(f"{path}: line 1 has the column {twice!r} more than once")
+    rows: dict[str, np.ndarray] = {}
+    for number, (name, *cells) in lines:
+        if len(cells) + 1 != width:
+            raise ValueError(f"{path}: line {number} ({name!r}) has {len(cells) + 1} columns, expected {width}")
+        if name in rows:
+            raise ValueError(f"{path}: line {number}: {name!r} is there more than once")
+        rows[name] = np.array([_number(cell, f"{path}: line {number}, column {c + 2}") for c, cell in enumerate(cells)])
+    return columns, rows
+
+
+def _number(cell: str, where: str) -> float:
+    try:
+        value = float(cell)
+    except ValueError:
+        value = np.nan
+    if not np.isfinite(value):
+        raise ValueError(f"{where}: {cell!r}, expected a finite number")
+    return value
+
+
+def read_unseen(path: Path, class_names: Sequence[str]) -> set[str]:
+    """The unseen classes, one a line.
+
+    Raises:
+        ValueError: for none at all, one twice, or one without a folder of images.
+    """
+    names = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+    if not names:
+        raise ValueError(f"{path} is empty, expected the names of classes never to train on, one a line")
+    if len(set(names)) < len(names):
+        raise ValueError(f"{path}: {next(n for n in names if names.count(n) > 1)!r} is there more than once")
+    unknown = [name for name in names if name not in class_names]
+    if unknown:
+        raise ValueError(f"{path}: no folder images/ has for {', '.join(map(repr, unknown[:10]))}")
+    return set(names)
+
+
+def _word_vectors(folder: Path, attribute_names: tuple[str, ...], repair: bool) -> tuple[Tensor, str, tuple[str, ...]]:
+    """V, where it is from, and notes."""
+    as_csv, as_npy = folder / "word_vectors.csv", folder / "word_vectors.npy"
+    if as_csv.is_file() and as_npy.is_file():
+        raise ValueError(f"{folder} has word_vectors.csv and word_vectors.npy: remove one")
+    if as_csv.is_file():
+        _, rows = read_table(as_csv, header=False)
+        missing = [name for name in attribute_names if name not in rows]
+        if missing:
+            raise ValueError(f"{as_csv} has no line for the attributes {', '.join(map(repr, missing[:10]))}")
+        array, source = np.stack([rows[name] for name in attribute_names]), str(as_csv)
+    elif as_npy.is_file():
+        try:
+            array, source = np.load(as_npy, allow_pickle=False), str(as_npy)
+        except (ValueError, EOFError, OSError) as error:
+            raise ValueError(f"{as_npy}: cannot be read as a plain numpy array ({error})") from error
+    else:
+        return orthonormal(len(attribute_names)), "identity: there are no word vectors", ()
+    V, notes = word_vectors(array, attribute_names, source, repair=repair)
+    return V, source, notes
