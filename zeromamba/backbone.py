@@ -64,7 +64,8 @@ class VMamba(nn.Module):
         super().__init__()
         self.channels = dims[-1]
         self.stem = Stem(dims[0])
-        rates = iter(torch.linspace(0, drop_path, sum(depths)).tolist())
+        last = max(sum(depths) - 1, 1)
+        rates = (drop_path * i / last for i in range(sum(depths)))
 
         def block(dim: int) -> VSSBlock:
             mixer = SS2D(dim, ratio=ssm_ratio, state=state, discretization=discretization, impl=impl)
@@ -86,9 +87,7 @@ class VMamba(nn.Module):
             ValueError: images are not of shape (b, 3, H, W) with H, W >= 1.
         """
         if images.ndim != 4 or images.shape[1] != 3 or 0 in images.shape[2:]:
-            raise ValueError(
-                f"images: expected (b, 3, H, W), channels second and H, W >= 1; got {tuple(images.shape)}"
-            )
+            raise ValueError(f"images: expected (b, 3, H, W), channels second and H, W >= 1; got {tuple(images.shape)}")
         x = self.stem(images.permute(0, 2, 3, 1))
         for stage in self.stages:
             x = stage(x)

@@ -117,8 +117,13 @@ def from_vmamba(released: Mapping[str, Tensor], source: str | Path) -> State:
 
 
 def from_released_zeromamba(released: Mapping[str, Tensor], source: str | Path) -> State:
-    """Rename a released ZeroMamba state dict to that of `ZeroMamba`, "released" variant."""
-    added = {key: tensor for key, tensor in released.items() if key in ZEROMAMBA_KEYS}
+    """Rename a released ZeroMamba state dict to that of `ZeroMamba`, variant "released"."""
+    if missing := ZEROMAMBA_KEYS.keys() - released.keys():
+        raise ValueError(
+            f"{source}: expected a released ZeroMamba checkpoint; {_listing(missing)} missing, "
+            f"it has {_listing(released)}"
+        )
+    added = {key: released[key] for key in ZEROMAMBA_KEYS}
     rest = {key.removeprefix("VisionMamba."): released[key] for key in released.keys() - added.keys()}
     return pretrained(from_vmamba(rest, source), keep_head=True) | _rename(added, ZEROMAMBA_KEYS, source)
 
@@ -163,15 +168,11 @@ def load_strict(
     }
     if any(problems.values()):
         found = "; ".join(f"{what}: {_listing(names)}" for what, names in problems.items() if names)
-        raise ValueError(
-            f"{source}: the weights do not fit the model (another size, data set or variant?). {found}"
-        )
+        raise ValueError(f"{source}: the weights do not fit the model (another size, data set or variant?). {found}")
     module.load_state_dict(state, strict=False)
 
 
-def save_safetensors(
-    state: Mapping[str, Tensor], path: str | Path, metadata: Mapping[str, str] | None = None
-) -> None:
+def save_safetensors(state: Mapping[str, Tensor], path: str | Path, metadata: Mapping[str, str] | None = None) -> None:
     """Write weights and text metadata so that `path` is always either the old file or the whole new one."""
     path = Path(path)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
@@ -202,19 +203,17 @@ def load_safetensors(path: str | Path) -> tuple[State, dict[str, str]]:
 
 def _read_torch(path: str | Path) -> dict[str, Any]:
     """Unpickle tensors and plain containers only; a file that would run code is refused."""
-    try:
-        content = torch.load(_existing(path), map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        culprit = re.search(r"GLOBAL (\S+)", str(error))
-        raise ValueError(
-            f"{path}: refused, reading it could run code{f' ({culprit[1]})' if culprit else ''}. "
-            "Only tensors in plain dictionaries are read. If you trust the file, write its weights alone: "
-            "torch.save({'model': torch.load(path, weights_only=False)['model']}, new_path)"
-        ) from error
-    except (RuntimeError, EOFError) as error:
-        raise ValueError(
-            f"{path}: not a whole PyTorch checkpoint ({str(error).splitlines()[0]}); download it again"
-        ) from error
+    with open(_existing(path), "rb") as file:
+        try:
+            content = torch.load(file, map_location="cpu", weights_only=True)
+        except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
+            if culprit := re.search(r"Unsupported global: GLOBAL (\S+)", str(error)):
+                raise ValueError(
+                    f"{path}: refused, reading it could run code ({culprit[1]}). Only tensors in plain dictionaries "
+                    "are read. If you trust the file, write its weights alone: "
+                    "torch.save({'model': torch.load(path, weights_only=False)['model']}, new_path)"
+                ) from error
+            raise ValueError(f"{path}: not a whole PyTorch checkpoint of plain tensors; get the file again") from error
     if not isinstance(content, dict):
         raise ValueError(f"{path}: expected a dictionary of weights, got {type(content).__name__}")
     return content
