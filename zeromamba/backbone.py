@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from .kernels.op import Impl
+from .kernels.reference import Discretization
 from .ss2d import SS2D, channels_last
 
 SizeName = Literal["nano", "tiny", "small", "base"]
@@ -57,9 +59,9 @@ class VMamba(nn.Module):
         ssm_ratio: float = 2.0,
         drop_path: float = 0.0,
         state: int = 1,
-        discretization: str = "euler",
+        discretization: Discretization = "euler",
         grad_checkpoint: bool = False,
-        impl: str = "auto",
+        impl: Impl = "auto",
     ) -> None:
         super().__init__()
         self.channels = dims[-1]
@@ -194,10 +196,10 @@ class ImageNetClassifier(nn.Module):
 def vmamba(
     size: SizeName,
     *,
-    discretization: str = "euler",
+    discretization: Discretization = "euler",
     drop_path: float | None = None,
     grad_checkpoint: bool = False,
-    impl: str = "auto",
+    impl: Impl = "auto",
 ) -> VMamba:
     """Build a VMamba of a named size; `drop_path=None` takes the size's own. The rest as in `VMamba`.
 

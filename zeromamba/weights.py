@@ -207,7 +207,7 @@ def _read_torch(path: str | Path) -> dict[str, Any]:
         try:
             content = torch.load(file, map_location="cpu", weights_only=True)
         except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
-            if culprit := re.search(r"Unsupported global: GLOBAL (\S+)", str(error)):
+            if culprit := re.search(r"GLOBAL (\S+)", str(error)):
                 raise ValueError(
                     f"{path}: refused, reading it could run code ({culprit[1]}). Only tensors in plain dictionaries "
                     "are read. If you trust the file, write its weights alone: "
