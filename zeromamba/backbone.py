@@ -9,8 +9,6 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from .kernels.op import Impl
-from .kernels.reference import Discretization
 from .ss2d import SS2D, channels_last
 
 SizeName = Literal["nano", "tiny", "small", "base"]
@@ -59,9 +57,9 @@ class VMamba(nn.Module):
         ssm_ratio: float = 2.0,
         drop_path: float = 0.0,
         state: int = 1,
-        discretization: Discretization = "euler",
+        discretization: str = "euler",
         grad_checkpoint: bool = False,
-        impl: Impl = "auto",
+        impl: str = "auto",
     ) -> None:
         super().__init__()
         self.channels = dims[-1]
@@ -196,10 +194,10 @@ class ImageNetClassifier(nn.Module):
 def vmamba(
     size: SizeName,
     *,
-    discretization: Discretization = "euler",
+    discretization: str = "euler",
     drop_path: float | None = None,
     grad_checkpoint: bool = False,
-    impl: Impl = "auto",
+    impl: str = "auto",
 ) -> VMamba:
     """Build a VMamba of a named size; `drop_path=None` takes the size's own. The rest as in `VMamba`.
 

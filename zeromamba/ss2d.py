@@ -8,8 +8,6 @@ from torch.nn import functional as F
 
 from .kernels import SS2D as ROUTES
 from .kernels import ss2d
-from .kernels.op import Impl
-from .kernels.reference import Discretization
 
 DT_MIN, DT_MAX, DT_FLOOR = 1e-3, 0.1, 1e-4  # range of softplus(dt_bias) at the start, as in Mamba
 
@@ -31,8 +29,8 @@ class SS2D(nn.Module):
         *,
         ratio: float = 2.0,
         state: int = 1,
-        discretization: Discretization = "euler",
-        impl: Impl = "auto",
+        discretization: str = "euler",
+        impl: str = "auto",
     ) -> None:
         super().__init__()
         d, k, r, n = int(ratio * channels), len(ROUTES), math.ceil(channels / 16), state
