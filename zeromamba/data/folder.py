@@ -164,7 +164,7 @@ def read_unseen(path: Path, class_names: Sequence[str]) -> set[str]:
         raise ValueError(f"{path}: {next(n for n in names if names.count(n) > 1)!r} is there more than once")
     unknown = [name for name in names if name not in class_names]
     if unknown:
-        raise ValueError(f"{path}: no folder images/ has for {', '.join(map(repr, unknown[:10]))}")
+        raise ValueError(f"{path}: images/ has no folder for {', '.join(map(repr, unknown[:10]))}")
     return set(names)
 
 

@@ -84,7 +84,8 @@ def word_vectors(
         )
     if array.dtype.kind not in "fiu":
         raise ValueError(f"{source}: word vectors of dtype {array.dtype}, expected real numbers")
-    V = array.astype(np.float32)
+    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is found next
+        V = array.astype(np.float32)
     bad = np.flatnonzero(~np.isfinite(V).all(1)).tolist()
     if len(bad):
         raise ValueError(f"{source}: row {bad[0]} ({attribute_names[bad[0]]!r}) is not finite; rows count from 0")
@@ -95,7 +96,7 @@ def word_vectors(
             raise ValueError(f"{source}: all-zero rows, and the mean of the others is zero too: cannot repair them")
         V[zero] = stand_in
     done = (
-        "replaced by the mean of the other rows (--protocol paper keeps it)"
+        "replaced by the mean of the other rows; a vector of your own in that row of the file would tell more"
         if repair
         else "kept as released; without a direction, its first gradients are far larger than all others"
     )

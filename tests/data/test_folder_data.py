@@ -1,0 +1,215 @@
+"""A data set of the user's own: what is read from a plain folder, and that mistakes in it are named."""
+
+import csv
+import io
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from zeromamba.data import ZSLData, load_dataset, validation_split
+from zeromamba.data.folder import read_table
+
+COUNTS = {"ant": 10, "bee": 5, "cat, tabby": 4, "dög": 2, "elk": 3, "fox": 6}
+SUFFIXES = ["jpg", "JPEG", "png", "bmp", "webp"]
+
+
+@pytest.fixture
+def pets(tmp_path):
+    root = tmp_path / "pets"
+    rng = np.random.default_rng(0)
+    for name, count in COUNTS.items():
+        (root / "images" / name).mkdir(parents=True)
+        for i in range(count):
+            pixels = rng.integers(0, 256, (8, 12, 3), np.uint8)
+            Image.fromarray(pixels).save(root / "images" / name / f"{i}.{SUFFIXES[i % 5]}")
+    (root / "images/ant/notes.txt").write_text("not an image")
+    (root / "images/.cache").mkdir()
+    (root / "attributes.csv").write_text(
+        'class,legs,wings,fur\nfox,4,0,1\nant,6,0,0\nbee,6,2,.5\n\n"cat, tabby",4,0,1e0\ndög,4,0,1\nelk,4,0,1\n',
+        encoding="utf-8-sig",
+    )
+    (root / "unseen.txt").write_text("elk\nbee\n\n")
+    return root
+
+
+def load(root, seed=0) -> ZSLData:
+    return load_dataset(str(root), root.parent / "elsewhere", seed=seed)
+
+
+def test_reads_a_folder(pets):
+    data = load(pets)
+    assert data.name == "pets"
+    assert data.class_names == tuple(COUNTS)
+    assert data.attribute_names == ("legs", "wings", "fur")
+    torch.testing.assert_close(data.Z[1], torch.tensor([6, 2, 0.5]) / 40.25**0.5)
+    torch.testing.assert_close(data.Z.norm(dim=1), torch.ones(6))
+    assert any("scaled to unit length" in note for note in data.notes)
+    assert [data.class_names[c] for c in data.unseen] == ["bee", "elk"]
+    assert data.labels.bincount().tolist() == list(COUNTS.values())
+    for i, c in enumerate(data.labels):
+        assert f"/{data.class_names[c]}/" in data.images.name(i)
+        assert data.images.load(i).mode == "RGB"
+
+
+def test_seen_images_are_split_once_and_by_class(pets):
+    data = load(pets)
+    parts = torch.cat([data.trainval, data.test_seen, data.test_unseen])
+    assert parts.sort().values.tolist() == list(range(30))
+    assert data.labels[data.test_seen].bincount(minlength=6).tolist() == [2, 0, 1, 1, 0, 1]
+    assert data.test_seen.tolist() == load(pets).test_seen.tolist()
+    assert any(load(pets, seed=s).test_seen.tolist() != data.test_seen.tolist() for s in range(1, 4))
+    assert torch.isin(data.val_classes, data.seen).all()
+
+
+def test_without_word_vectors_attributes_get_orthonormal_rows(pets):
+    data = load(pets)
+    torch.testing.assert_close(data.V @ data.V.T, torch.eye(3))
+    assert "no word vectors" in data.word_vectors_source
+
+
+def test_word_vectors_from_csv_are_matched_by_name(pets):
+    (pets / "word_vectors.csv").write_text("fur,1,2\nlegs,3,4\nwings,5,6\ntail,7,8\n")
+    torch.testing.assert_close(load(pets).V, torch.tensor([[3.0, 4], [5, 6], [1, 2]]))
+
+
+def test_word_vectors_from_npy(pets):
+    array = np.arange(1.0, 13).reshape(3, 4)
+    np.save(pets / "word_vectors.npy", array)
+    torch.testing.assert_close(load(pets).V, torch.from_numpy(array).float())
+
+
+def test_all_zero_word_vector_is_repaired(pets):
+    (pets / "word_vectors.csv").write_text("fur,0,0\nlegs,3,4\nwings,5,6\n")
+    data = load(pets)
+    torch.testing.assert_close(data.V[2], torch.tensor([4.0, 5]))
+    assert any("'fur'" in note for note in data.notes)
+
+
+def test_attributes_of_a_class_without_images_are_left_out_and_noted(pets):
+    with (pets / "attributes.csv").open("a", encoding="utf-8") as file:
+        file.write("gnu,4,0,1\n")
+    data = load(pets)
+    assert "gnu" not in data.class_names
+    assert any("gnu" in note for note in data.notes)
+
+
+def edit(path, old, new):
+    text = path.read_text(encoding="utf-8")
+    assert old in text
+    path.write_text(text.replace(old, new), encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "message"),
+    [
+        ("attributes.csv", "fox,4,0,1", "fix,4,0,1", r"attributes\.csv has no line for these folders .*: fox"),
+        ("attributes.csv", "ant,6,0,0", "ant,6,nan,0", r"attributes\.csv: line 3, column 3: 'nan', expected a fin"),
+        ("attributes.csv", "ant,6,0,0", "ant,6,,0", r"attributes\.csv: line 3, column 3: '', expected a finite"),
+        ("attributes.csv", "ant,6,0,0", "ant,six,0,0", r"attributes\.csv: line 3, column 2: 'six'"),
+        ("attributes.csv", "ant,6,0,0", "ant,6,0", r"attributes\.csv: line 3 \('ant'\) has 3 columns, expected 4"),
+        ("attributes.csv", "ant,6,0,0", "ant,0,0,0", r"attributes\.csv: all attributes of class 'ant' are zero"),
+        ("attributes.csv", "bee,6", "ant,6", r"attributes\.csv: line 4: 'ant' is there more than once"),
+        ("attributes.csv", "wings", "legs", r"attributes\.csv: line 1 has the column 'legs' more than once"),
+        ("attributes.csv", ",", ";", r"attributes\.csv: one column, expected a name and numbers, separated by com"),
+        ("unseen.txt", "elk", "emu", r"unseen\.txt: images/ has no folder for 'emu'"),
+        ("unseen.txt", "elk", "bee", r"unseen\.txt: 'bee' is there more than once"),
+        ("unseen.txt", "elk\nbee", "", r"unseen\.txt is empty"),
+        ("unseen.txt", "elk", "\n".join(n for n in COUNTS if n != "bee"), r"unseen\.txt lists every class"),
+        ("unseen.txt", "elk", "elk\nfox\nant", "2 seen classes: expected at least 3"),
+    ],
+)
+def test_mistake_in_a_text_file(pets, file, old, new, message):
+    edit(pets / file, old, new)
+    with pytest.raises(ValueError, match=message):
+        load(pets)
+
+
+@pytest.mark.parametrize("name", ["images", "attributes.csv", "unseen.txt"])
+def test_missing_piece(pets, name):
+    shutil.rmtree(pets / name) if name == "images" else (pets / name).unlink()
+    with pytest.raises(FileNotFoundError, match=rf"pets has no {name}; a data set of your own is a folder with"):
+        load(pets)
+
+
+def test_class_with_one_image(pets):
+    (pets / "images/dög/0.jpg").unlink()
+    with pytest.raises(ValueError, match=r"fewer than 2 images .*: dög \(1\)"):
+        load(pets)
+
+
+def test_no_class_folders(pets):
+    shutil.rmtree(pets / "images")
+    (pets / "images").mkdir()
+    with pytest.raises(ValueError, match="images has no folders"):
+        load(pets)
+
+
+def test_file_that_is_no_image(pets):
+    (pets / "images/elk/2.png").write_bytes(b"nothing")
+    with pytest.raises(ValueError, match=r"1 of 30 images cannot be decoded:\n.*elk/2\.png"):
+        load(pets)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("word_vectors.csv", "fur,1,2\nlegs,3,4\n", r"word_vectors\.csv has no line for the attributes 'wings'"),
+        ("word_vectors.csv", "fur,1,2\nlegs,3\nwings,1,2\n", r"word_vectors\.csv: line 2 \('legs'\) has 2 columns"),
+        ("word_vectors.csv", "", r"word_vectors\.csv has 0 lines"),
+        ("word_vectors.npy", b"\x93NUMPY", r"word_vectors\.npy: cannot be read as a plain numpy array"),
+    ],
+)
+def test_mistake_in_word_vectors(pets, name, content, message):
+    (pets / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(ValueError, match=message):
+        load(pets)
+
+
+def test_npy_with_pickled_objects_is_not_loaded(pets):
+    np.save(pets / "word_vectors.npy", np.array([{}, {}, {}], dtype=object), allow_pickle=True)
+    with pytest.raises(ValueError, match=r"word_vectors\.npy: cannot be read as a plain numpy array"):
+        load(pets)
+
+
+def test_npy_of_wrong_shape(pets):
+    np.save(pets / "word_vectors.npy", np.ones((2, 3)))
+    with pytest.raises(ValueError, match=r"word_vectors\.npy: word vectors of shape \(2, 3\), expected \(3, v\)"):
+        load(pets)
+
+
+def test_word_vectors_twice(pets):
+    np.save(pets / "word_vectors.npy", np.ones((3, 3)))
+    (pets / "word_vectors.csv").write_text("fur,1,2\nlegs,3,4\nwings,5,6\n")
+    with pytest.raises(ValueError, match=r"word_vectors\.csv and word_vectors\.npy: remove one"):
+        load(pets)
+
+
+def test_validation_never_meets_a_test_image(pets):
+    data = load(pets)
+    split = validation_split(data, seed=0)
+    assert torch.cat(split).sort().values.tolist() == data.trainval.sort().values.tolist()
+
+
+TITLE = st.text(st.characters(exclude_categories=["C", "Z"]), min_size=1, max_size=6)
+
+
+@given(
+    columns=st.lists(TITLE, min_size=1, max_size=4, unique=True),
+    names=st.lists(TITLE, min_size=1, max_size=4, unique=True),
+    seed=st.integers(0, 99),
+)
+def test_any_table_that_a_csv_writer_makes_is_read_back(tmp_path_factory, columns, names, seed):
+    numbers = np.random.default_rng(seed).normal(size=(len(names), len(columns)))
+    text = io.StringIO()
+    csv.writer(text).writerows([["", *columns], *([n, *row] for n, row in zip(names, numbers, strict=True))])
+    path = tmp_path_factory.mktemp("table") / "attributes.csv"
+    path.write_text(text.getvalue(), encoding="utf-8", newline="")
+    back_columns, rows = read_table(path, header=True)
+    assert back_columns == tuple(columns)
+    assert list(rows) == names
+    np.testing.assert_array_equal(np.stack(list(rows.values())), numbers)
