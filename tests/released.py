@@ -116,6 +116,11 @@ def on_cpu(model, images):
         return model(images)
 
 
+def small_vssm_options():
+    """Those of the model small enough to freeze."""
+    return vssm_options() | {"dims": DIMS, "depths": DEPTHS, "ssm_ratio": SSM_RATIO}
+
+
 def vssm_options():
     """The keyword arguments of their VSSM common to the released v2 models (configs/vssm/vmambav2*.yaml)."""
     return {
@@ -164,13 +169,11 @@ def _definition(path, name, **names):
 def compute_outputs():
     """What the released code gives for the formulas; see the module's docstring."""
     images = 2 * formula(IMAGES, seed=0)
-    options = vssm_options() | {"dims": DIMS, "depths": DEPTHS, "ssm_ratio": SSM_RATIO}
-
-    vssm = vmamba_module(repository("ZEROMAMBA_VMAMBA_REPO")).VSSM(**options).eval()
+    vssm = vmamba_module(repository("ZEROMAMBA_VMAMBA_REPO")).VSSM(**small_vssm_options()).eval()
     vssm.load_state_dict(formula_state({name: tensor.shape for name, tensor in vssm.state_dict().items()}))
 
     repo = repository("ZEROMAMBA_RELEASED_REPO")
-    model = zeromamba_model(repo, w2v_att=torch.ones(ATTRIBUTES, 300), **options)
+    model = zeromamba_model(repo, w2v_att=torch.ones(ATTRIBUTES, 300), **small_vssm_options())
     shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
     model.load_state_dict(formula_state(shapes))
     return {

@@ -29,12 +29,28 @@ def released_pair(size):
 @pytest.mark.parametrize("image_size", [(224, 224), (160, 96)])
 @pytest.mark.parametrize("size", ["tiny", "small", "base"])
 @torch.no_grad()
-def test_logits_are_those_of_the_released_code_run_beside_ours(size, image_size, record_property):
+def test_logits_are_those_of_the_released_code_run_beside_ours(size, image_size):
     theirs, ours = released_pair(size)
     images = 2 * released.formula((1, 3, *image_size), seed=0)
     difference = released.relative_difference(ours(images), released.on_cpu(theirs, images))
-    record_property("relative_difference", difference)
+    print(f"{size} {image_size}: relative difference {difference:.1e}")
     assert difference < 1e-4
+
+
+def test_gradients_are_those_of_the_released_code_run_beside_ours():
+    module = released.vmamba_module(released.repository("ZEROMAMBA_VMAMBA_REPO"))
+    theirs = module.VSSM(**released.small_vssm_options()).eval()
+    state = released.formula_state(released.frozen().vmamba)
+    theirs.load_state_dict(state)
+    ours = ImageNetClassifier(small_vmamba()).eval()
+    load_strict(ours, from_vmamba(state, "formula"), "formula")
+
+    images, weight = released.frozen().images, released.formula((2, released.CLASSES), seed=1)
+    (ours(images) * weight).sum().backward()
+    (released.on_cpu(theirs, images) * weight).sum().backward()
+    expected = from_vmamba({name: p.grad for name, p in theirs.named_parameters()}, "gradients")
+    differences = {name: released.relative_difference(p.grad, expected[name]) for name, p in ours.named_parameters()}
+    assert max(differences.values()) < 1e-4, differences
 
 
 @torch.no_grad()

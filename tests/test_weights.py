@@ -172,7 +172,7 @@ def test_psi_is_the_numbers_that_the_released_zeromamba_gave(tmp_path, frozen):
 
 
 @torch.no_grad()
-def test_psi_is_that_of_the_released_zeromamba_run_beside_ours(record_property):
+def test_psi_is_that_of_the_released_zeromamba_run_beside_ours():
     repo = released.repository("ZEROMAMBA_RELEASED_REPO")
     options = released.vssm_options() | {"dims": 96, "depths": [2, 2, 15, 2], "ssm_ratio": 2.0}
     theirs = released.zeromamba_model(repo, w2v_att=torch.ones(released.ATTRIBUTES, 300), **options)
@@ -183,7 +183,7 @@ def test_psi_is_that_of_the_released_zeromamba_run_beside_ours(record_property):
     images = 2 * released.formula((1, 3, 224, 160), seed=0)
     psi = released.zeromamba_psi(repo, theirs, images)
     difference = released.relative_difference(ours(images), psi)
-    record_property("relative_difference", difference)
+    print(f"psi: relative difference {difference:.1e}")
     assert difference < 1e-4
 
 
