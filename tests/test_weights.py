@@ -191,6 +191,8 @@ def test_released_zeromamba_with_a_bias_or_without_a_part_is_refused(frozen):
     state = released.formula_state(frozen.zeromamba)
     with pytest.raises(ValueError, match=r"CUB\.pth: keys that the model has no place for: clf_head\.bias"):
         from_released_zeromamba(state | {"clf_head.bias": torch.ones(7)}, "CUB.pth")
+    with pytest.raises(ValueError, match=r"no place for: classifier\.head\.bias"):
+        from_released_zeromamba(state | {"classifier.head.bias": torch.ones(1000)}, "CUB.pth")
     del state["VisionMamba.classifier2.V"]
     with pytest.raises(ValueError, match=r"CUB\.pth: .*VisionMamba\.classifier2\.V missing"):
         from_released_zeromamba(state, "CUB.pth")

@@ -144,9 +144,8 @@ class DropPath(nn.Module):
         """Map (b, ...) to the same shape."""
         if not self.training or self.rate == 0:
             return x
-        keep = 1 - self.rate
-        mask = torch.full((len(x),) + (1,) * (x.ndim - 1), keep, dtype=x.dtype, device=x.device)
-        return x * (torch.bernoulli(mask) / keep)
+        stays = torch.rand((len(x),) + (1,) * (x.ndim - 1), device=x.device) >= self.rate
+        return x * (stays / (1 - self.rate)).to(x.dtype)
 
 
 class Stem(nn.Module):

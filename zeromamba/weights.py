@@ -46,10 +46,7 @@ VMAMBA_KEYS = {
     "layers.{i}.blocks.{j}.op.dt_projs.weight": "backbone.stages.{i}.blocks.{j}.ss2d.dt_weight",
 }
 
-# What an ImageNet classifier becomes in ZeroMamba: GRL keeps the norm, and the head in the released variant.
-GRL_KEYS = {"norm.{p}": "grl.norm.{p}", "head.{p}": "grl.head.{p}"}
-
-# The parts that the released ZeroMamba adds to VMamba; `VisionMamba.` stands before the rest.
+# Released name -> ours of what ZeroMamba adds; `VisionMamba.` stands before the names of VMamba's own parameters.
 ZEROMAMBA_KEYS = {
     "VisionMamba.classifier2.V": "slp.V",
     "VisionMamba.classifier2.W1": "slp.W1",
@@ -77,7 +74,7 @@ def detect_format(path: str | Path) -> Format:
         content = _read_torch(path)
     if "model" in content:
         return "vmamba"
-    if any(key.startswith("VisionMamba.") for key in content):
+    if any(str(key).startswith("VisionMamba.") for key in content):
         return "zeromamba"
     raise ValueError(
         f"{path}: expected safetensors, a VMamba checkpoint (weights under 'model') or a released ZeroMamba "
@@ -93,7 +90,7 @@ def load_vmamba(path: str | Path) -> State:
             of it is not of VMamba v2.
     """
     content = _read_torch(path)
-    if "model" not in content:
+    if not isinstance(content.get("model"), dict):
         raise ValueError(
             f"{path}: expected a VMamba checkpoint with its weights under 'model'; it has {_listing(content)}"
         )
@@ -112,8 +109,7 @@ def load_released_zeromamba(path: str | Path) -> State:
 
 def from_vmamba(released: Mapping[str, Tensor], source: str | Path) -> State:
     """Rename a released VMamba state dict to that of `ImageNetClassifier`; `source` names it in errors."""
-    state = _rename(released, VMAMBA_KEYS, source)
-    return {name: _reshape(name, tensor, source) for name, tensor in state.items()}
+    return _rename(released, VMAMBA_KEYS, source)
 
 
 def from_released_zeromamba(released: Mapping[str, Tensor], source: str | Path) -> State:
@@ -123,9 +119,8 @@ def from_released_zeromamba(released: Mapping[str, Tensor], source: str | Path) 
             f"{source}: expected a released ZeroMamba checkpoint; {_listing(missing)} missing, "
             f"it has {_listing(released)}"
         )
-    added = {key: released[key] for key in ZEROMAMBA_KEYS}
-    rest = {key.removeprefix("VisionMamba."): released[key] for key in released.keys() - added.keys()}
-    return pretrained(from_vmamba(rest, source), keep_head=True) | _rename(added, ZEROMAMBA_KEYS, source)
+    rules = {f"VisionMamba.{key}": _in_zeromamba(ours) for key, ours in VMAMBA_KEYS.items()} | ZEROMAMBA_KEYS
+    return _rename(released, rules, source)
 
 
 def pretrained(classifier: Mapping[str, Tensor], *, keep_head: bool) -> State:
@@ -135,10 +130,9 @@ def pretrained(classifier: Mapping[str, Tensor], *, keep_head: bool) -> State:
         classifier: state of an `ImageNetClassifier`, see `load_vmamba`.
         keep_head: True for the released variant, whose GRL keeps the 1000-way head; False drops it.
     """
-    kept = {name: tensor for name, tensor in classifier.items() if keep_head or not name.startswith("head.")}
-    backbone = {name: tensor for name, tensor in kept.items() if name.startswith("backbone.")}
-    rest = {name: tensor for name, tensor in kept.items() if name not in backbone}
-    return backbone | _rename(rest, GRL_KEYS, source="classifier")
+    return {
+        _in_zeromamba(name): tensor for name, tensor in classifier.items() if keep_head or not name.startswith("head.")
+    }
 
 
 def load_strict(
@@ -219,6 +213,11 @@ def _read_torch(path: str | Path) -> dict[str, Any]:
     return content
 
 
+def _in_zeromamba(name: str) -> str:
+    """Where a parameter of `ImageNetClassifier` stands in `ZeroMamba`: GRL keeps the norm and the head."""
+    return name if name.startswith("backbone.") else f"grl.{name}"
+
+
 def _rename(released: Mapping[str, Tensor], rules: Mapping[str, str], source: str | Path) -> State:
     fields = {"{i}": r"(?P<i>\d+)", "{j}": r"(?P<j>\d+)", "{p}": r"(?P<p>weight|bias)"}
     patterns = []
@@ -238,7 +237,7 @@ def _rename(released: Mapping[str, Tensor], rules: Mapping[str, str], source: st
         elif name in state:
             raise ValueError(f"{source}: two keys for {name}, the second is {key!r}; keep one")
         else:
-            state[name] = tensor
+            state[name] = _reshape(name, tensor, source)
     if unknown:
         raise ValueError(f"{source}: keys that the model has no place for: {_listing(unknown)}")
     return state
