@@ -15,7 +15,7 @@ import torch
 import tyro
 
 from zeromamba import report
-from zeromamba.build import restore_model
+from zeromamba.build import build_model, restore_model
 from zeromamba.checkpoint import Checkpoint, adopt_released, load_checkpoint
 from zeromamba.data import ZSLData, load_dataset
 from zeromamba.files import write_json
@@ -89,11 +89,10 @@ def main(argv: list[str] | None = None) -> None:
         folder = (
             command.resume or command.out or Path("runs", Path(settings.dataset).name, time.strftime("%F_%H-%M-%S"))
         )
-        if not command.eval:
-            open_run(folder, settings)
         data = load_dataset(
             settings.dataset,
             settings.data_root,
+            seed=settings.data_seed,
             repair_word_vectors=settings.protocol_rules.repair_word_vectors,
             check_images=settings.check_images,
         )
@@ -103,6 +102,9 @@ def main(argv: list[str] | None = None) -> None:
             checkpoint = load_checkpoint(command.eval)
         elif command.eval:
             checkpoint = adopt_released(command.eval, settings, data, gamma)
+        else:
+            build_model(settings, data.V)  # a wrong weights file is found now, not after the first seed
+            open_run(folder, settings)
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
     if command.eval:

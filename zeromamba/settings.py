@@ -55,6 +55,8 @@ class Settings:
     """validation: epoch and gamma from held-out validation classes; paper: as the released code, on test images"""
     seeds: tuple[int, ...] = (0,)
     """one run each; the table gives mean and deviation"""
+    data_seed: int = 0
+    """draws the test images of a folder of your own, and validation classes where none are published"""
 
     variant: VariantName = "released"
     """released: dot-product logits through the kept ImageNet classifier; paper: cosine, from the pooled feature"""

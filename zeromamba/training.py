@@ -85,7 +85,7 @@ def represent(model: ZeroMamba, batches: DataLoader, settings: Settings, device:
     """Semantic representations psi (m, a) float32 and image indices (m,) of all images of a loader, on the CPU."""
     model.eval()
     psi, indices = [], []
-    for images, index in tqdm(batches, desc="evaluate", unit="batch", leave=False, dynamic_ncols=True):
+    for images, index in tqdm(batches, desc="evaluate", unit="batch", leave=False, dynamic_ncols=True, disable=None):
         with autocast(settings, device):
             psi.append(model(images.to(device, non_blocking=True)).float().cpu())
         indices.append(index)
@@ -186,7 +186,9 @@ class Fit:
         Z = self.data.Z[split.seen].to(device)
         sums, images_seen, start = torch.zeros(3, device=device), 0, time.perf_counter()
         self.model.train()
-        with tqdm(total=len(split.train), desc=f"epoch {epoch}", unit="img", leave=False, dynamic_ncols=True) as bar:
+        with tqdm(
+            total=len(split.train), desc=f"epoch {epoch}", unit="img", leave=False, dynamic_ncols=True, disable=None
+        ) as bar:
             for images, index in batches:
                 images = flip_half(images.to(device, non_blocking=True))
                 labels = split.local(self.data.labels[index]).to(device, non_blocking=True)
@@ -204,7 +206,7 @@ class Fit:
                     loss, ce, sc = (sums / images_seen).tolist()  # waits for a GPU: not every step
                     if not loss < float("inf"):
                         raise FloatingPointError(
-                            f"the loss is {loss} in epoch {epoch} (L_CE {ce}, L_SC {sc}): lower --lr, or check the data; "
+                            f"the loss is {loss} in epoch {epoch} (L_CE {ce}, L_SC {sc}): lower --lr or check the data; "
                             f"the state before this epoch is in {self.state_file}"
                         )
                     bar.set_postfix(loss=f"{loss:.3f}", ce=f"{ce:.3f}", sc=f"{sc:.4f}")

@@ -1,0 +1,200 @@
+"""What a user of train.py may rely on, run as they run it."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+import train
+from zeromamba.checkpoint import load_checkpoint
+from zeromamba.settings import PROTOCOLS, Settings, preset
+
+REPO = Path(__file__).parents[1]
+TINY = [
+    *("--preset", "small", "--image-size", "32", "--epochs", "2", "--batch-size", "8"),
+    *("--workers", "0", "--device", "cpu"),
+]
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory):
+    """A user's folder: 7 classes of two colours and a size, 6 pictures each, 2 classes unseen."""
+    root = tmp_path_factory.mktemp("tiny")
+    rng = np.random.default_rng(0)
+    rows = ["class,red,green,blue,large"]
+    for k in range(7):
+        attributes = [k + 1 & 1, (k + 1) >> 1 & 1, (k + 1) >> 2 & 1, k % 2]
+        rows.append(f"class {k}," + ",".join(map(str, attributes)))
+        folder = root / "images" / f"class {k}"
+        folder.mkdir(parents=True)
+        for i in range(6):
+            pixels = rng.integers(0, 60, (24, 32, 3), dtype=np.uint8)
+            side = 8 if attributes[3] else 4
+            pixels[8 : 8 + side, 8 : 8 + side] += np.uint8(150) * np.array(attributes[:3], np.uint8)
+            Image.fromarray(pixels).save(folder / f"{i}.png")
+    (root / "attributes.csv").write_text("\n".join(rows) + "\n")
+    (root / "unseen.txt").write_text("class 4\nclass 5\n")
+    return root
+
+
+def run(*arguments, driver=None):
+    """train.py as a process of its own."""
+    program = ["-c", driver] if driver else [str(REPO / "train.py")]
+    environment = os.environ | {"PYTHONPATH": str(REPO)}
+    return subprocess.run(
+        [sys.executable, *program, *map(str, arguments)], capture_output=True, text=True, env=environment, check=False
+    )
+
+
+@pytest.fixture(scope="module")
+def finished(tiny, tmp_path_factory):
+    """The folder of a whole run, never interrupted."""
+    out = tmp_path_factory.mktemp("runs") / "whole"
+    process = run("--dataset", tiny, "--out", out, *TINY)
+    assert process.returncode == 0, process.stderr
+    return out, process.stdout
+
+
+def test_a_run_leaves_settings_versions_results_checkpoint_and_table(finished, tiny):
+    out, printed = finished
+    assert Settings.from_json(json.loads((out / "settings.json").read_text()), "").image_size == 32
+    assert json.loads((out / "versions.json").read_text())["torch"] == torch.__version__
+    results = json.loads((out / "results.json").read_text())
+    (seed,) = results["seeds"]
+    assert 0 <= seed["czsl"] <= 1
+    assert seed["H"] == pytest.approx(
+        2 * seed["U"] * seed["S"] / (seed["U"] + seed["S"]) if seed["U"] + seed["S"] else 0
+    )
+    assert set(seed["per_class"]["czsl"]) == {"class 4", "class 5"}
+    assert set(seed["per_class"]["gzsl"]) == {f"class {k}" for k in range(7)}
+    assert seed["chosen_by"] == PROTOCOLS["validation"].label
+    assert PROTOCOLS["validation"].label in " ".join(printed.split())
+    assert list((out / "seed-0" / "search").glob("events*"))
+    assert "chance" in (out / "table.txt").read_text()
+
+
+def test_test_images_choose_nothing_by_default(finished):
+    """The search is measured on validation images, and no epoch of the final fit is measured at all."""
+    (seed,) = json.loads((finished[0] / "results.json").read_text())["seeds"]
+    assert all("ausuc" in record for record in seed["history"]["search"])
+    assert not any("ausuc" in record for record in seed["history"]["final"])
+    assert len(seed["history"]["final"]) == seed["epoch"]
+    assert seed["gamma"] == seed["validation"]["gamma"]
+
+
+DIES_AT_STEP = """
+import os, signal, sys
+import train
+from zeromamba import training
+flip_half, steps = training.flip_half, 0
+def dying(images):
+    global steps
+    steps += 1
+    if steps == {step}:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return flip_half(images)
+training.flip_half = dying
+train.main(sys.argv[1:])
+"""
+
+
+@pytest.mark.parametrize("step", [2, 4, 7], ids=["first epoch", "second epoch", "final fit"])
+def test_a_killed_run_goes_on_to_the_same_bits(step, finished, tiny, tmp_path):
+    out = tmp_path / "killed"
+    killed = run("--dataset", tiny, "--out", out, *TINY, driver=DIES_AT_STEP.format(step=step))
+    assert killed.returncode == -signal.SIGKILL
+    assert not (out / "results.json").exists()
+    resumed = run("--resume", out)
+    assert resumed.returncode == 0, resumed.stderr
+    ours, whole = (load_file(folder / "seed-0" / "model.safetensors") for folder in (out, finished[0]))
+    assert ours.keys() == whole.keys()
+    different = [name for name in whole if not torch.equal(ours[name], whole[name])]
+    assert different == []
+
+
+def test_a_finished_run_is_not_repeated(finished, tiny):
+    out, _ = finished
+    before = (out / "seed-0" / "model.safetensors").stat().st_mtime_ns
+    assert run("--resume", out).returncode == 0
+    assert (out / "seed-0" / "model.safetensors").stat().st_mtime_ns == before
+
+
+def test_eval_gives_the_run_s_own_numbers_again(finished, tiny):
+    out, _ = finished
+    process = run("--eval", out / "seed-0" / "model.safetensors")
+    assert process.returncode == 0, process.stderr
+    (seed,) = json.loads((out / "results.json").read_text())["seeds"]
+    row = next(line for line in process.stdout.splitlines() if "this run" in line)
+    for metric in ("czsl", "U", "S", "H", "ausuc"):
+        assert f"{100 * seed[metric]:.1f}" in row
+
+
+def test_the_paper_s_protocol_says_so_wherever_its_numbers_appear(tiny, tmp_path):
+    out = tmp_path / "paper"
+    process = run("--dataset", tiny, "--out", out, *TINY, "--protocol", "paper", "--gamma", "0.3")
+    assert process.returncode == 0, process.stderr
+    label = PROTOCOLS["paper"].label
+    (seed,) = json.loads((out / "results.json").read_text())["seeds"]
+    assert seed["chosen_by"] == label
+    assert seed["gamma"] == 0.3
+    history = seed["history"]["final"]
+    assert seed["czsl"] == max(record["czsl"] for record in history)
+    assert seed["H"] == max(record["H"] for record in history)
+    assert "best epoch on test images" in " ".join((out / "table.txt").read_text().split())
+    for kind in ("czsl", "gzsl"):
+        assert load_checkpoint(out / "seed-0" / f"model_best_{kind}.safetensors").record.chosen_by == label
+
+
+def error_of(*arguments):
+    """The message that the process ends with before it trains."""
+    with pytest.raises(SystemExit) as end:
+        train.main([*map(str, arguments)])
+    assert isinstance(end.value.code, str), "a clear error, not a usage text"
+    return end.value.code
+
+
+def test_errors_before_training_name_what_is_wrong(tiny, tmp_path, finished):
+    out = ("--out", tmp_path / "run")
+    assert "nosuchset" in error_of("--dataset", "nosuchset", *out)
+    assert "--gamma" in error_of("--dataset", tiny, "--protocol", "paper", *out)
+    assert "--device" in error_of("--dataset", tiny, "--device", "nosuchdevice", *out)
+    assert "nowhere.pth" in error_of("--dataset", tiny, *TINY, "--weights", tmp_path / "nowhere.pth", *out)
+    file = tmp_path / "file"
+    file.touch()
+    assert str(file) in error_of("--dataset", tiny, *TINY, "--out", file / "run")
+    assert "--image-size" in error_of("--dataset", tiny, *TINY, "--image-size", "64", "--out", finished[0])
+    assert str(tmp_path) in error_of("--resume", tmp_path)
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [("--epochs", "0"), ("--lr", "-1"), ("--seeds", "1", "1"), ("--backbone", "huge"), ("--nosuch", "1")],
+    ids=lambda setting: setting[0],
+)
+def test_a_setting_out_of_range_is_named(setting, capsys):
+    with pytest.raises(SystemExit):
+        train.main([*setting])
+    assert setting[0] in capsys.readouterr().err
+
+
+def test_a_checkpoint_of_another_data_set_is_refused(finished):
+    message = error_of("--eval", finished[0] / "seed-0" / "model.safetensors", "--dataset", "demo")
+    assert "model.safetensors" in message
+    assert "red" in message
+
+
+def test_presets_are_the_paper_s_settings():
+    cub, sun, awa2 = (preset(name, "paper") for name in ("cub", "sun", "awa2"))
+    assert [s.lambda_sc for s in (cub, sun, awa2)] == [1.0, 0.2, 0.0]
+    for s in (cub, sun, awa2):
+        assert (s.backbone, s.image_size, s.batch_size, s.epochs) == ("small", 448, 16, 100)
+        assert (s.optimizer, s.lr, s.lr_mlp, s.weight_decay) == ("sgd", 1e-3, 1e-4, 1e-3)
+        assert s.gamma is None, "chosen on validation classes unless the paper's protocol is asked for"
