@@ -1,0 +1,48 @@
+"""The directions in which a map is read, as pure index maps."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Route:
+    """One order of the l = h * w tokens of a map.
+
+    Without any of the options the order is row-major, in which token = row * w + column.
+    """
+
+    column: bool = False  # column-major
+    reverse: bool = False  # the same order from its end; with windows, of the whole windowed order
+    window: int = 0  # side of LocalMamba's square windows (Huang et al. 2024, arXiv:2403.09338); 0: none
+
+    def __post_init__(self) -> None:
+        if self.window < 0:
+            raise ValueError(f"window: expected 0 (no windows) or a side in tokens, got {self.window}")
+
+    def tokens(self, h: int, w: int, device: torch.device | str | None = None) -> Tensor:
+        """The token at each position along the route: (l,) int64, a permutation of 0..l-1.
+
+        Windows follow each other in row-major order (column-major with `column`), and so do the tokens inside
+        each; windows at the right and lower border are cut off by it.
+        """
+        map_ = torch.arange(h * w, device=device).view(h, w)
+        if self.column:
+            map_ = map_.T
+        order = map_.flatten()
+        if self.window:
+            row, column = (i.flatten() for i in torch.meshgrid(*map(torch.arange, map_.shape), indexing="ij"))
+            across = -(-map_.shape[1] // self.window)
+            of_window = row // self.window * across + column // self.window
+            order = order[of_window.argsort(stable=True).to(order.device)]
+        return order.flip(0) if self.reverse else order
+
+    def positions(self, h: int, w: int, device: torch.device | str | None = None) -> Tensor:
+        """The position along the route of each token, the inverse of `tokens`: (l,) int64."""
+        tokens = self.tokens(h, w, device)
+        return torch.empty_like(tokens).scatter_(0, tokens, torch.arange(h * w, device=device))
+
+
+#: VMamba's four routes, k = 0..3 in the order of its weights.
+SS2D = (Route(), Route(column=True), Route(reverse=True), Route(column=True, reverse=True))
