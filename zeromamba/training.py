@@ -206,7 +206,7 @@ class Fit:
                     loss, ce, sc = (sums / images_seen).tolist()  # waits for a GPU: not every step
                     if not loss < float("inf"):
                         raise FloatingPointError(
-                            f"the loss is {loss} in epoch {epoch} (L_CE {ce}, L_SC {sc}): lower --lr or check the data; "
+                            f"the loss is {loss} in epoch {epoch} (L_CE {ce}, L_SC {sc}): lower --lr, check the data; "
                             f"the state before this epoch is in {self.state_file}"
                         )
                     bar.set_postfix(loss=f"{loss:.3f}", ce=f"{ce:.3f}", sc=f"{sc:.4f}")

@@ -1,15 +1,25 @@
-"""The public op: checks its arguments, then hands them to one implementation."""
+"""The public op: checks its arguments, then hands them to one implementation.
 
-from collections.abc import Callable, Sequence
+The optimised implementations are two operators of `torch.library`, forward and backward, so that `torch.compile`,
+CUDA graphs, checkpointing and `opcheck` treat them like PyTorch's own. The reference is plain PyTorch and needs none.
+"""
+
+import importlib
+import importlib.util
+import os
+from collections.abc import Sequence
+from dataclasses import astuple
+from types import ModuleType
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from . import reference
+from . import reference, vectorised
 from .routes import SS2D, Route
 
 DISCRETIZATIONS = ("zoh", "euler")
-IMPLS: dict[str, Callable[..., Tensor]] = {"reference": reference.ss2d, "torch": reference.ss2d}
+IMPLS = ("auto", "triton", "torch", "reference")
 
 
 def ss2d(
@@ -47,7 +57,9 @@ def ss2d(
         routes: k of them, in the order of the parameters.
         discretization: "zoh", Bbar = (exp(dt A) - 1) / A B, exact and dt B where A = 0 (eq. (2)); or "euler",
             Bbar = dt B, which Mamba, VMamba and every released checkpoint use.
-        impl: "torch", vectorised; "reference", a plain loop over tokens; "auto" chooses by device.
+        impl: "triton", the kernels (CUDA tensors, or any under TRITON_INTERPRET=1; not float64); "torch", vectorised
+            PyTorch; "reference", a plain loop over tokens. Only "auto" chooses: "triton" where x is on a CUDA device
+            with Triton installed and no tensor is float64, "torch" elsewhere.
 
     Tensors are float64, float32, bfloat16 or float16, on one device, of any strides; they may mix dtypes (as
     under autocast, which does not reach inside: nothing here is ever computed in less than float32).
@@ -57,15 +69,130 @@ def ss2d(
         y: (b, h, w, d), of x's dtype. Each gradient has its own input's dtype. There is no double backward.
 
     Raises:
-        ValueError: an argument's shape, device or choice, or the number of routes.
+        ValueError: an argument's shape, device or choice, or the number of routes; an implementation that was asked
+            for by name and cannot serve.
         TypeError: an argument's dtype.
     """
     names = ("x", "dt_low", "dt_weight", "dt_bias", "A", "B", "C", "D")
     inputs = dict(zip(names, (x, dt_low, dt_weight, dt_bias, A, B, C, D), strict=True))
     _check(inputs, routes, discretization)
-    if impl not in ("auto", *IMPLS):
-        raise ValueError(f"impl: expected one of {('auto', *IMPLS)}, got {impl!r}")
-    return IMPLS["torch" if impl == "auto" else impl](*inputs.values(), tuple(routes), discretization)
+    impl = choose(impl, inputs)
+    if impl == "reference":
+        return reference.ss2d(*inputs.values(), routes, discretization)
+    y, _ = _forward(*inputs.values(), encode(routes), discretization, impl)
+    return y
+
+
+def choose(impl: str, inputs: dict[str, Tensor]) -> str:
+    """The implementation that serves, "auto" resolved.
+
+    Raises:
+        ValueError: it is unknown, or was asked for by name and cannot serve.
+    """
+    if impl not in IMPLS:
+        raise ValueError(f"impl: expected one of {IMPLS}, got {impl!r}")
+    if impl in ("torch", "reference"):
+        return impl
+    obstacle = _triton_obstacle(inputs)
+    if impl == "triton" and obstacle:
+        raise ValueError(f"impl='triton' cannot serve: {obstacle}; impl='torch' can")
+    return "torch" if obstacle or inputs["x"].device.type != "cuda" else "triton"  # the interpreter is for tests
+
+
+def _triton_obstacle(inputs: dict[str, Tensor]) -> str | None:
+    """Why the kernels cannot run on these tensors."""
+    device = next(iter(inputs.values())).device
+    interpreted = os.environ.get("TRITON_INTERPRET") == "1"
+    if device.type != "cuda" and not interpreted:
+        return f"the tensors are on {device}, expected a CUDA device (or TRITON_INTERPRET=1, set before the import)"
+    for name, tensor in inputs.items():
+        if tensor.dtype == torch.float64:
+            return f"{name} is float64, the kernels compute in float32"
+    if importlib.util.find_spec("triton") is None:
+        return "the package triton is not installed"
+    return None
+
+
+def implementation(impl: str) -> ModuleType:
+    """The module of an optimised implementation: `forward`, `backward`, `kept_shape`."""
+    return vectorised if impl == "torch" else importlib.import_module(".triton_ss2d", __package__)
+
+
+def encode(routes: Sequence[Route]) -> list[int]:
+    """Routes as numbers, which is what an operator's signature can hold."""
+    return [int(value) for route in routes for value in astuple(route)]
+
+
+def decode(codes: Sequence[int]) -> tuple[Route, ...]:
+    """The routes of `encode`."""
+    return tuple(
+        Route(bool(column), bool(reverse), window)
+        for column, reverse, window in zip(codes[::3], codes[1::3], codes[2::3], strict=True)
+    )
+
+
+@torch.library.custom_op("zeromamba::ss2d", mutates_args=())
+def _forward(
+    x: Tensor,
+    dt_low: Tensor,
+    dt_weight: Tensor,
+    dt_bias: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor,
+    routes: Sequence[int],
+    discretization: str,
+    impl: str,
+) -> tuple[Tensor, Tensor]:
+    """y, and what the implementation keeps for its backward."""
+    scan = implementation(impl)
+    return scan.forward(x, dt_low, dt_weight, dt_bias, A, B, C, D, decode(routes), discretization)
+
+
+@_forward.register_fake
+def _(x: Tensor, *inputs: Any) -> tuple[Tensor, Tensor]:
+    A, impl = inputs[3], inputs[-1]
+    kept = implementation(impl).kept_shape(*x.shape, *A.shape[::2])
+    return x.new_empty(x.shape), x.new_empty(kept, dtype=torch.promote_types(x.dtype, torch.float32))
+
+
+@torch.library.custom_op("zeromamba::ss2d_backward", mutates_args=())
+def _backward(
+    dy: Tensor,
+    kept: Tensor,
+    x: Tensor,
+    dt_low: Tensor,
+    dt_weight: Tensor,
+    dt_bias: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor,
+    routes: Sequence[int],
+    discretization: str,
+    impl: str,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """The gradients of the eight tensors, in their order."""
+    scan = implementation(impl)
+    return scan.backward(dy, kept, x, dt_low, dt_weight, dt_bias, A, B, C, D, decode(routes), discretization)
+
+
+@_backward.register_fake
+def _(dy: Tensor, kept: Tensor, *inputs: Any) -> tuple[Tensor, ...]:
+    return tuple(v.new_empty(v.shape) for v in inputs[:8])
+
+
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    ctx.save_for_backward(output[1], *inputs[:8])
+    ctx.choices = inputs[8:]
+
+
+def _differentiate(ctx: Any, dy: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:
+    return *_backward(dy, *ctx.saved_tensors, *ctx.choices), None, None, None
+
+
+_forward.register_autograd(_differentiate, setup_context=_keep)
 
 
 def _check(inputs: dict[str, Tensor], routes: Sequence[Route], discretization: str) -> None:
