@@ -1,0 +1,110 @@
+"""Second half of the forward: the outputs of one chunk of tokens, merged over the two directions of an order."""
+
+import triton
+import triton.language as tl
+
+from zeromamba.kernels.triton_math import channels_if, chunk_tokens, decay, gain, in_time, load_dts, reciprocal
+from zeromamba.kernels.triton_states import entering_state
+
+
+@triton.jit(do_not_specialize=["l", "h", "w", "window", "chunks", "segments", "segment_chunks", "k_first", "k_second"])
+def chunk_outputs(
+    x_ptr, z_ptr, w_ptr, bias_ptr, a_ptr, b_ptr, c_ptr, d_ptr, y_ptr, out_ptr,
+    chunk_h_ptr, chunk_s_ptr, segment_h_ptr,
+    x_stride_b, x_stride_l: tl.constexpr, x_stride_d,
+    z_stride_b, z_stride_l: tl.constexpr, z_stride_k: tl.constexpr, z_stride_c,
+    b_stride_b, b_stride_l: tl.constexpr, b_stride_k: tl.constexpr, b_stride_n,
+    c_stride_b, c_stride_l: tl.constexpr, c_stride_k: tl.constexpr, c_stride_n,
+    l, h, w, window, d: tl.constexpr, rank: tl.constexpr, w_stride_k: tl.constexpr,
+    n_states: tl.constexpr, n_routes: tl.constexpr, chunks, segments, segment_chunks, k_first, k_second,
+    COLUMN: tl.constexpr, WINDOWED: tl.constexpr, FIRST_REVERSED: tl.constexpr, ROUTES: tl.constexpr,
+    ACCUMULATE: tl.constexpr, ZOH: tl.constexpr, RANK: tl.constexpr, SOFTPLUS: tl.constexpr, PRECISE: tl.constexpr,
+    WIDE: tl.constexpr, FULL: tl.constexpr, BLOCK_L: tl.constexpr, BLOCK_D: tl.constexpr,
+):  # fmt: skip
+    """y of one chunk of an order; one program per (channels, chunk, image), for the route and its reverse.
+
+    h_t = exp(dt_t A) h_{t-1} + Bbar_t x_t        y_t = C_t h_t + D x_t        from the state that enters the chunk
+
+    The tokens of the chunk are read once, both directions run over them in registers, and their sum is written
+    once: to out, added to y (b, l, d), what earlier orders gave in float32, if ACCUMULATE. The state that enters
+    the chunk replaces the local one in chunk_h: the checkpoints of the backward.
+    """
+    pid = tl.program_id(0)
+    blocks_d = tl.cdiv(d, BLOCK_D)
+    offs_d = pid % blocks_d * BLOCK_D + tl.arange(0, BLOCK_D)
+    mask_d = channels_if(True, offs_d, d, FULL)
+    pid = pid // blocks_d
+    chunk = pid % chunks
+    b = (pid // chunks).to(tl.int64)
+    x_ptr += b * x_stride_b
+    y_ptr += b * l * d
+    out_ptr += b * l * d
+
+    first = chunk * BLOCK_L
+    origin, steps = chunk_tokens(first, h, w, window, 1, COLUMN, WINDOWED, WIDE, BLOCK_L)
+    x_ptrs = x_ptr + origin * x_stride_l + offs_d * x_stride_d
+    xs = ()
+    for t in tl.static_range(BLOCK_L):
+        mask = channels_if(first + t < l, offs_d, d, FULL)
+        xs = xs + (tl.load(x_ptrs + steps[t] * x_stride_l, mask=mask, other=0.0),)
+    ys = (tl.zeros((BLOCK_D,), tl.float32),) * BLOCK_L
+
+    for route in tl.static_range(ROUTES):
+        k = (k_second if route == 1 else k_first).to(tl.int64)
+        bk = b * n_routes + k
+        bias = tl.load(bias_ptr + k * d + offs_d, mask=mask_d, other=0.0)
+        dts = load_dts(
+            z_ptr + b * z_stride_b + k * z_stride_k, w_ptr + k * w_stride_k, bias, first, origin, steps, h, w,
+            window, l, d,
+            rank, offs_d, z_stride_l, z_stride_c, 1, COLUMN, WINDOWED, WIDE, RANK, SOFTPLUS, PRECISE, FULL,
+            BLOCK_L, BLOCK_D,
+        )  # fmt: skip
+        for n in range(n_states):
+            ys = state_outputs(
+                xs, ys, dts, steps, first, l, n, bk, chunk, k * d * n_states, a_ptr,
+                b_ptr + b * b_stride_b + k * b_stride_k + n * b_stride_n + origin * b_stride_l, b_stride_l,
+                c_ptr + b * c_stride_b + k * c_stride_k + n * c_stride_n + origin * c_stride_l, c_stride_l,
+                chunk_h_ptr, chunk_s_ptr, segment_h_ptr, d, n_states, chunks, segments, segment_chunks, offs_d, mask_d,
+                (route == 1) != FIRST_REVERSED, ZOH, BLOCK_L,
+            )  # fmt: skip
+
+    skip = tl.load(d_ptr + k_first * d + offs_d, mask=mask_d, other=0.0)
+    if ROUTES == 2:
+        skip += tl.load(d_ptr + k_second * d + offs_d, mask=mask_d, other=0.0)
+    at = origin * d + offs_d
+    for t in tl.static_range(BLOCK_L):
+        mask = channels_if(first + t < l, offs_d, d, FULL)
+        y = ys[t] + skip * xs[t].to(tl.float32)
+        if ACCUMULATE:
+            y += tl.load(y_ptr + at + steps[t] * d, mask=mask, other=0.0)
+        tl.store(out_ptr + at + steps[t] * d, y.to(out_ptr.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def state_outputs(
+    xs, ys, dts, steps, first, l, n, bk, chunk, a_start, a_ptr,
+    b_ptr, b_stride_l: tl.constexpr, c_ptr, c_stride_l: tl.constexpr,
+    chunk_h_ptr, chunk_s_ptr, segment_h_ptr, d, n_states, chunks, segments, segment_chunks, offs_d, mask_d,
+    REVERSED: tl.constexpr, ZOH: tl.constexpr, L: tl.constexpr,
+):  # fmt: skip
+    """ys + C h of one state n over the L tokens of a chunk; keeps the state that enters the chunk in chunk_h."""
+    a = tl.load(a_ptr + a_start + offs_d * n_states + n, mask=mask_d, other=0.0)
+    inverse_a = reciprocal(a)
+    state = entering_state(
+        chunk_h_ptr, chunk_s_ptr, segment_h_ptr, a, bk, chunk, chunks - 1 - chunk if REVERSED else chunk, n, d,
+        n_states, chunks, segments, segment_chunks, offs_d, mask_d,
+    )  # fmt: skip
+    tl.store(chunk_h_ptr + ((bk * chunks + chunk) * n_states + n) * d + offs_d, state, mask=mask_d)
+    out = ()
+    for i in tl.static_range(L):
+        inside = first + (L - 1 - i if REVERSED else i) < l
+        step = steps[L - 1 - i if REVERSED else i]
+        dt = dts[L - 1 - i if REVERSED else i]
+        b_t = tl.load(b_ptr + step * b_stride_l, mask=inside, other=0.0).to(tl.float32)
+        c_t = tl.load(c_ptr + step * c_stride_l, mask=inside, other=0.0).to(tl.float32)
+        abar = decay(dt, a)
+        state = abar * state + gain(dt, a, inverse_a, abar, ZOH) * (
+            b_t * xs[L - 1 - i if REVERSED else i].to(tl.float32)
+        )
+        out = out + (ys[L - 1 - i if REVERSED else i] + c_t * state,)
+    return in_time(out, REVERSED, L)

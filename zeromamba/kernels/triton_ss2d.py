@@ -1,0 +1,350 @@
+"""Host side of the Triton kernels: the selective scan of a map along its routes, forward and backward.
+
+Plain functions on tensors, without autograd. How the work is cut:
+
+    chunk_states     every segment of a route by itself, from a zero state: what enters each of its chunks
+    carry_states     a walk over the segments of each route: what enters each segment
+    chunk_outputs    every chunk of an order by itself, for a route and its reverse: y
+    chunk_gradients  the same for the backward, after `chunk_states` and `carry_states` of the adjoint
+
+All cuts follow from shapes alone, and every sum that crosses programs is made of partial sums, added up in a fixed
+order: the same bits on every run.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import triton
+from torch import Tensor
+
+from zeromamba.kernels.routes import Route
+from zeromamba.kernels.triton_gradients import chunk_gradients
+from zeromamba.kernels.triton_math import BLOCK_L, WIDTH
+from zeromamba.kernels.triton_output import chunk_outputs
+from zeromamba.kernels.triton_states import carry_states, chunk_states
+
+
+@dataclass(frozen=True)
+class Config:
+    """How the work is cut: the same for every image size, so that no size compiles anew."""
+
+    block_d: int = 64  # channels of a program, two to a thread
+    block_d_precise: int = 32  # of `chunk_gradients` in float32, which would not fit a thread's registers otherwise
+    programs: int = 8192  # segments are made shorter, down to one chunk, until there are as many programs
+
+
+CONFIG = Config()
+NUM_WARPS = 1  # a warp is a program: nothing but the tile of dt ever moves between threads
+
+
+@dataclass(frozen=True)
+class Order:
+    """One or two routes over the same positions: the second, if any, is the first one reversed."""
+
+    column: bool
+    window: int
+    first_reversed: bool
+    k_first: int
+    k_second: int | None
+
+    @property
+    def routes(self) -> int:
+        return 1 if self.k_second is None else 2
+
+    @property
+    def options(self) -> dict[str, bool | int]:
+        """Compile-time arguments."""
+        return {
+            "COLUMN": self.column,
+            "WINDOWED": self.window > 0,
+            "FIRST_REVERSED": self.first_reversed,
+            "ROUTES": self.routes,
+        }
+
+
+def pair_routes(routes: Sequence[Route]) -> list[Order]:
+    """Group routes that are each other's reverse; one kernel reads the map once for both."""
+    orders: list[Order] = []
+    for k, route in enumerate(routes):
+        for i, order in enumerate(orders):
+            same = (order.column, order.window) == (route.column, route.window)
+            if same and order.k_second is None and order.first_reversed != route.reverse:
+                orders[i] = Order(order.column, order.window, order.first_reversed, order.k_first, k)
+                break
+        else:
+            orders.append(Order(route.column, route.window, route.reverse, k, None))
+    return orders
+
+
+@dataclass(frozen=True)
+class _Scan:
+    """The arguments of one call in the form that kernels take: maps as (b, l, ...), parameters in float32."""
+
+    x: Tensor  # (b, l, d)
+    z: Tensor  # (b, l, k, r), or (b, l, k, d) where there is no weight
+    weight: Tensor | None  # (k, terms, r, d), r and d filled up to whole tiles: see `load_dts`
+    bias: Tensor  # (k, d)
+    A: Tensor  # (k, d, n)
+    B: Tensor  # (b, l, k, n)
+    C: Tensor  # (b, l, k, n)
+    D: Tensor  # (k, d)
+    size: tuple[int, int]  # h, w
+    routes: tuple[Route, ...]
+    zoh: bool
+    softplus: bool
+    config: Config
+
+    @property
+    def chunks(self) -> int:
+        return triton.cdiv(self.x.shape[1], BLOCK_L)
+
+    @property
+    def segment_chunks(self) -> int:
+        """Chunks of a segment. It follows from shapes alone, so that results do not depend on the device."""
+        lanes = self.x.shape[0] * len(self.routes) * triton.cdiv(self.x.shape[2], self.config.block_d)
+        segments = min(self.chunks, max(1, self.config.programs // lanes))
+        return triton.cdiv(self.chunks, segments)
+
+    @property
+    def segments(self) -> int:
+        return triton.cdiv(self.chunks, self.segment_chunks)
+
+    @property
+    def rank(self) -> int:
+        """What the kernels are told of z and its weight: their inner size, 0 without a weight."""
+        return 0 if self.weight is None else self.z.shape[-1]
+
+    @property
+    def weight_stride(self) -> int:
+        """From one route to the next."""
+        return 0 if self.weight is None else self.weight.stride(0)
+
+    @property
+    def precise(self) -> bool:
+        return torch.float32 in (self.x.dtype, self.z.dtype)
+
+    @property
+    def wide(self) -> bool:
+        """Whether an offset within one image may pass 2^31 elements."""
+        maps = (self.x, self.z, self.B, self.C)
+        inside = max(sum((n - 1) * s for n, s in zip(v.shape[1:], v.stride()[1:], strict=True)) for v in maps)
+        return max(inside, self.x[0].numel() * len(self.routes)) >= 2**31
+
+    def options(self, block_d: int) -> dict[str, bool | int]:
+        """Compile-time arguments that all kernels have."""
+        return {
+            "ZOH": self.zoh,
+            "RANK": 0 if self.weight is None else self.weight.shape[2],
+            "SOFTPLUS": self.softplus,
+            "PRECISE": self.precise,
+            "WIDE": self.wide,
+            "FULL": self.x.shape[-1] % block_d == 0,
+            "BLOCK_L": BLOCK_L,
+            "BLOCK_D": block_d,
+            "num_warps": NUM_WARPS,
+        }
+
+
+def kept_shape(b: int, h: int, w: int, d: int, k: int, n: int) -> tuple[int, ...]:
+    """Shape of what `forward` keeps for `backward`: the state that enters each chunk."""
+    return b, k, (h * w + BLOCK_L - 1) // BLOCK_L, n, d
+
+
+def forward(
+    x: Tensor,
+    dt_low: Tensor,
+    dt_weight: Tensor,
+    dt_bias: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor,
+    routes: Sequence[Route],
+    discretization: str,
+    config: Config = CONFIG,
+) -> tuple[Tensor, Tensor]:
+    """y (b, h, w, d) of x's dtype, and what `backward` wants; shapes as in `zeromamba.kernels.ss2d`."""
+    y, kept, _ = scan(prepare(x, dt_low, dt_weight, dt_bias, A, B, C, D, routes, discretization, True, config))
+    return y.view(x.shape), kept
+
+
+def backward(
+    dy: Tensor,
+    kept: Tensor,
+    x: Tensor,
+    dt_low: Tensor,
+    dt_weight: Tensor,
+    dt_bias: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor,
+    routes: Sequence[Route],
+    discretization: str,
+    config: Config = CONFIG,
+) -> tuple[Tensor, ...]:
+    """Gradients of x, dt_low, dt_weight, dt_bias, A, B, C, D, each of its input's shape and dtype.
+
+    The gradient of dt (b, l, k, d) is a map in memory, of x's dtype: its products with dt_low and dt_weight are
+    matrix products over all tokens and all channels, and their accumulators would not fit beside the scan's.
+    """
+    inputs = (x, dt_low, dt_weight, dt_bias, A, B, C, D)
+    dx, dz, *rest = scan_gradients(prepare(*inputs, routes, discretization, True, config), dy.flatten(1, 2), kept)
+    low = dt_low.flatten(0, 2).transpose(0, 1).to(dz.dtype)  # (k, bl, r)
+    dz = dz.flatten(0, 1).transpose(0, 1)  # (k, bl, d)
+    dlow = torch.bmm(dz, dt_weight.to(dz.dtype)).transpose(0, 1)
+    dweight = torch.bmm(dz.mT, low)
+    gradients = (dx, dlow, dweight, *rest)
+    return tuple(g.reshape(v.shape).to(v.dtype).contiguous() for g, v in zip(gradients, inputs, strict=True))
+
+
+def prepare(
+    x: Tensor,
+    z: Tensor,
+    weight: Tensor | None,
+    dt_bias: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor,
+    routes: Sequence[Route],
+    discretization: str,
+    softplus: bool,
+    config: Config = CONFIG,
+) -> _Scan:
+    """Maps flattened over tokens (a view wherever one row continues the one before) and float32 parameters.
+
+    Args:
+        z: dt_low (b, h, w, k, r), or without a weight dt itself, (b, h, w, k, d), before bias and softplus.
+        weight: (k, d, r), or None.
+    """
+    precise = torch.float32 in (x.dtype, z.dtype)
+    return _Scan(
+        x=x.flatten(1, 2),
+        z=z.flatten(1, 2),
+        weight=None if weight is None else weight_tiles(weight.float(), torch.float32 if precise else z.dtype),
+        bias=dt_bias.float().contiguous(),
+        A=A.float().contiguous(),
+        B=B.flatten(1, 2),
+        C=C.flatten(1, 2),
+        D=D.float().contiguous(),
+        size=(x.shape[1], x.shape[2]),
+        routes=tuple(routes),
+        zoh=discretization == "zoh",
+        softplus=softplus,
+        config=config,
+    )
+
+
+def weight_tiles(weight: Tensor, dtype: torch.dtype) -> Tensor:
+    """dt's weight (k, d, r) float32 as (k, terms, RANK, width), zero beyond r and d, so that tiles need no mask.
+
+    The sum of the terms is the weight: one term if dtype is float32, else its rounding to dtype and what that leaves.
+    """
+    k, d, r = weight.shape
+    rank, width = triton.cdiv(r, 16) * 16, triton.cdiv(d, WIDTH.value) * WIDTH.value
+    high = weight.to(dtype)
+    terms = [high] if dtype == torch.float32 else [high, (weight - high.float()).to(dtype)]
+    tiles = weight.new_zeros((k, len(terms), rank, width), dtype=dtype)
+    tiles[:, :, :r, :d] = torch.stack([term.mT for term in terms], dim=1)
+    return tiles
+
+
+def scan(s: _Scan) -> tuple[Tensor, Tensor, Tensor]:
+    """y (b, l, d) of x's dtype, the state that enters each chunk (b, k, chunks, n, d), the last one (b, k, n, d)."""
+    b, l, d = s.x.shape
+    k, n = len(s.routes), s.A.shape[-1]
+    chunk_h, chunk_s, segment_h, last = enter_chunks(s, u=s.x, v=s.B, adjoint=False)
+    orders = pair_routes(s.routes)
+    y = s.x.new_empty(b, l, d)
+    merged = y if len(orders) == 1 else s.x.new_empty((b, l, d), dtype=torch.float32)
+    for i, order in enumerate(orders):
+        chunk_outputs[(triton.cdiv(d, s.config.block_d) * s.chunks * b,)](
+            s.x, s.z, s.weight, s.bias, s.A, s.B, s.C, s.D, merged, y if order is orders[-1] else merged,
+            chunk_h, chunk_s, segment_h,
+            *s.x.stride(), *s.z.stride(), *s.B.stride(), *s.C.stride(),
+            l, *s.size, order.window, d, s.rank, s.weight_stride, n, k, s.chunks, s.segments, s.segment_chunks,
+            order.k_first, order.k_first if order.k_second is None else order.k_second,
+            ACCUMULATE=i > 0, **order.options, **s.options(s.config.block_d),
+        )  # fmt: skip
+    return y, chunk_h, last
+
+
+def enter_chunks(s: _Scan, *, u: Tensor, v: Tensor, adjoint: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """chunk_h, chunk_s, segment_h of `chunk_states`, the segments' carried; and the last state of every route.
+
+    Args:
+        u, v: x and B, or dy and C for the adjoint.
+    """
+    b, l, d = s.x.shape
+    k, n = len(s.routes), s.A.shape[-1]
+    chunk_h, chunk_s, segment_h, segment_s, last = (
+        s.x.new_empty(shape, dtype=torch.float32)
+        for shape in ((b, k, s.chunks, n, d), (b, k, s.chunks, d), (b, k, s.segments, n, d), (b, k, s.segments, d),
+                      (b, k, n, d))
+    )  # fmt: skip
+    blocks_d = triton.cdiv(d, s.config.block_d)
+    for i, route in enumerate(s.routes):
+        chunk_states[(blocks_d * s.segments * b,)](
+            u, s.z, s.weight, s.bias, s.A, v, chunk_h, chunk_s, segment_h, segment_s,
+            *u.stride(), *s.z.stride(), *v.stride(),
+            l, *s.size, route.window, d, s.rank, s.weight_stride, n, k, s.chunks, s.segments, s.segment_chunks, i,
+            STEP=-1 if route.reverse != adjoint else 1, COLUMN=route.column, WINDOWED=route.window > 0,
+            ADJOINT=adjoint, **s.options(s.config.block_d),
+        )  # fmt: skip
+    carry_states[(blocks_d * n * k * b,)](
+        segment_h,
+        segment_s,
+        s.A,
+        last,
+        d,
+        n,
+        k,
+        s.segments,
+        FULL=d % s.config.block_d == 0,
+        BLOCK_D=s.config.block_d,
+        num_warps=NUM_WARPS,
+    )
+    return chunk_h, chunk_s, segment_h, last
+
+
+def scan_gradients(s: _Scan, dy: Tensor, kept: Tensor) -> tuple[Tensor, ...]:
+    """Gradients of x, z (before bias and softplus), dt_bias, A, B, C, D: dx and dz of x's dtype, the others float32.
+
+    Args:
+        dy: (b, l, d).
+        kept: the state that enters each chunk, from `scan`.
+    """
+    b, l, d = s.x.shape
+    k, n = len(s.routes), s.A.shape[-1]
+    chunk_g, chunk_s, segment_g, _ = enter_chunks(s, u=dy, v=s.C, adjoint=True)
+    block_d = s.config.block_d_precise if s.precise else s.config.block_d
+    blocks_d = triton.cdiv(d, block_d)
+
+    def empty(*shape: int) -> Tensor:
+        return s.x.new_empty(shape, dtype=torch.float32)
+
+    dx, dz = s.x.new_empty(b, l, d), s.x.new_empty(b, l, k, d)
+    merged = dx if k == 1 else empty(b, l, d)
+    dbias, dA, dD = empty(b, s.segments, k, d), empty(b, s.segments, k, n, d), empty(b, s.segments, k, d)
+    dB, dC = empty(blocks_d, b, l, k, n), empty(blocks_d, b, l, k, n)
+    for i, route in enumerate(s.routes):
+        chunk_gradients[(blocks_d * s.segments * b,)](
+            dy, s.x, s.z, s.weight, s.bias, s.A, s.B, s.C, s.D, merged, kept, chunk_g, chunk_s, segment_g,
+            dx, dz, dbias, dA, dB, dC, dD,
+            *dy.stride(), *s.x.stride(), *s.z.stride(), *s.B.stride(), *s.C.stride(),
+            b, l, *s.size, route.window, d, s.rank, s.weight_stride, n, k, s.chunks, s.segments, s.segment_chunks,
+            i, STEP=-1 if route.reverse else 1,
+            COLUMN=route.column, WINDOWED=route.window > 0, ACCUMULATE=i > 0, LAST=i == k - 1,
+            **s.options(block_d),
+        )  # fmt: skip
+    return (
+        dx,
+        dz,
+        dbias.sum((0, 1)),
+        dA.sum((0, 1)).transpose(1, 2),
+        dB.sum(0),
+        dC.sum(0),
+        dD.sum((0, 1)),
+    )

@@ -1,0 +1,143 @@
+"""First half of the scan: the state with which each chunk of tokens is entered.
+
+Tokens are cut into chunks of BLOCK_L, chunks into segments. `chunk_states` runs every segment by itself from a
+zero state; `carry_states` then walks over the segments. Nothing else is needed to know the state that enters a
+chunk, for any number of states n, because the decay over a stretch of tokens is exp(A sum dt):
+
+    h_in(chunk) = h_local(chunk) + exp(A s(chunk)) carry(segment),   s = sum of dt from the segment's start.
+
+The adjoint recurrence has the same form with time reversed, so the same two kernels serve the backward.
+"""
+
+import triton
+import triton.language as tl
+
+from zeromamba.kernels.triton_math import channels_if, chunk_tokens, decay, gain, load_dts, reciprocal
+
+
+@triton.jit(do_not_specialize=["l", "h", "w", "window", "chunks", "segments", "segment_chunks", "k"])
+def chunk_states(
+    u_ptr, z_ptr, w_ptr, bias_ptr, a_ptr, v_ptr,
+    chunk_h_ptr, chunk_s_ptr, segment_h_ptr, segment_s_ptr,
+    u_stride_b, u_stride_l: tl.constexpr, u_stride_d,
+    z_stride_b, z_stride_l: tl.constexpr, z_stride_k: tl.constexpr, z_stride_c,
+    v_stride_b, v_stride_l: tl.constexpr, v_stride_k: tl.constexpr, v_stride_n,
+    l, h, w, window, d: tl.constexpr, rank: tl.constexpr, w_stride_k: tl.constexpr,
+    n_states: tl.constexpr, n_routes: tl.constexpr, chunks, segments, segment_chunks, k,
+    STEP: tl.constexpr, COLUMN: tl.constexpr, WINDOWED: tl.constexpr, ADJOINT: tl.constexpr, ZOH: tl.constexpr,
+    RANK: tl.constexpr, SOFTPLUS: tl.constexpr, PRECISE: tl.constexpr, WIDE: tl.constexpr, FULL: tl.constexpr,
+    BLOCK_L: tl.constexpr, BLOCK_D: tl.constexpr,
+):  # fmt: skip
+    """Local states of one segment of route k; one program per (channels, segment, image).
+
+    STEP is -1 where time runs against the order, else 1.
+
+    forward, u = x, v = B:    h_t = exp(dt_t A) h_{t-1} + Bbar_t x_t                in the order of the route
+    ADJOINT, u = dy, v = C:   g_t = exp(dt_t A) (g_{t+1} + C_t dy_t)                against it
+
+    Written: chunk_h (b, k, chunk, n, d) and chunk_s (b, k, chunk, d), the state and the sum of dt with which a
+    chunk is entered; segment_h (b, k, segment, n, d) and segment_s, those with which the segment is left.
+    chunk counts along the order, segment along time. With N > 1 the running states wait in segment_h, where only
+    this program, and each channel's own thread, reads and writes; a single one stays in a register.
+    """
+    pid = tl.program_id(0)
+    blocks_d = tl.cdiv(d, BLOCK_D)
+    offs_d = pid % blocks_d * BLOCK_D + tl.arange(0, BLOCK_D)
+    mask_d = channels_if(True, offs_d, d, FULL)
+    pid = pid // blocks_d
+    segment = pid % segments
+    b = (pid // segments).to(tl.int64)
+    k = k.to(tl.int64)
+    u_ptr += b * u_stride_b
+    z_ptr += b * z_stride_b + k * z_stride_k
+    v_ptr += b * v_stride_b + k * v_stride_k
+    w_ptr += k * w_stride_k
+    a_ptr += k * d * n_states
+    chunk_h_ptr += (b * n_routes + k) * chunks * n_states * d
+    chunk_s_ptr += (b * n_routes + k) * chunks * d
+    segment_h_ptr += ((b * n_routes + k) * segments + segment) * n_states * d
+    segment_s_ptr += ((b * n_routes + k) * segments + segment) * d
+
+    bias = tl.load(bias_ptr + k * d + offs_d, mask=mask_d, other=0.0)
+    s = tl.zeros((BLOCK_D,), tl.float32)
+    state = tl.zeros((BLOCK_D,), tl.float32)
+    first = segment * segment_chunks
+    for time in range(first, tl.minimum(first + segment_chunks, chunks)):
+        chunk = time if STEP > 0 else chunks - 1 - time
+        tl.store(chunk_s_ptr + chunk.to(tl.int64) * d + offs_d, s, mask=mask_d)
+        start = chunk * BLOCK_L if STEP > 0 else chunk * BLOCK_L + BLOCK_L - 1
+        origin, steps = chunk_tokens(start, h, w, window, STEP, COLUMN, WINDOWED, WIDE, BLOCK_L)
+        dts = load_dts(
+            z_ptr, w_ptr, bias, start, origin, steps, h, w, window, l, d, rank, offs_d, z_stride_l, z_stride_c,
+            STEP, COLUMN, WINDOWED, WIDE, RANK, SOFTPLUS, PRECISE, FULL, BLOCK_L, BLOCK_D,
+        )  # fmt: skip
+        u_ptrs = u_ptr + origin * u_stride_l + offs_d * u_stride_d
+        v_start = v_ptr + origin * v_stride_l
+        us = ()
+        for t in tl.static_range(BLOCK_L):
+            mask = channels_if(start + t * STEP < l, offs_d, d, FULL)
+            us = us + (tl.load(u_ptrs + steps[t] * u_stride_l, mask=mask, other=0.0),)
+            s += dts[t]
+        for n in range(n_states):
+            a = tl.load(a_ptr + offs_d * n_states + n, mask=mask_d, other=0.0)
+            inverse_a = reciprocal(a)
+            if n_states > 1:
+                state = tl.load(
+                    segment_h_ptr + n * d + offs_d, mask=channels_if(time > first, offs_d, d, FULL), other=0.0
+                )
+            tl.store(chunk_h_ptr + (chunk.to(tl.int64) * n_states + n) * d + offs_d, state, mask=mask_d)
+            for t in tl.static_range(BLOCK_L):
+                inside = start + t * STEP < l
+                v = tl.load(v_start + n * v_stride_n + steps[t] * v_stride_l, mask=inside, other=0.0).to(tl.float32)
+                abar = decay(dts[t], a)
+                if ADJOINT:
+                    state = abar * (state + v * us[t].to(tl.float32))
+                else:
+                    state = abar * state + gain(dts[t], a, inverse_a, abar, ZOH) * (v * us[t].to(tl.float32))
+            tl.store(segment_h_ptr + n * d + offs_d, state, mask=mask_d)
+    tl.store(segment_s_ptr + offs_d, s, mask=mask_d)
+
+
+@triton.jit(do_not_specialize=["segments"])
+def carry_states(
+    segment_h_ptr, segment_s_ptr, a_ptr, last_ptr, d, n_states, n_routes, segments,
+    FULL: tl.constexpr, BLOCK_D: tl.constexpr
+):  # fmt: skip
+    """In place, from the state with which a segment is left to that with which it is entered; in order of time.
+
+    carry_0 = 0,   carry_{j+1} = exp(A s_j) carry_j + h_local_j;   last (b, k, n, d) is the state after the last token.
+    One program per (channels, state, route, image).
+    """
+    pid = tl.program_id(0)
+    blocks_d = tl.cdiv(d, BLOCK_D)
+    offs_d = pid % blocks_d * BLOCK_D + tl.arange(0, BLOCK_D)
+    mask_d = channels_if(True, offs_d, d, FULL)
+    pid = pid // blocks_d
+    n = pid % n_states
+    bk = (pid // n_states).to(tl.int64)
+    a = tl.load(a_ptr + (bk % n_routes * d + offs_d) * n_states + n, mask=mask_d, other=0.0)
+    segment_h_ptr += (bk * segments * n_states + n) * d
+    segment_s_ptr += bk * segments * d
+    carry = tl.zeros((BLOCK_D,), tl.float32)
+    for _ in range(segments):
+        local = tl.load(segment_h_ptr + offs_d, mask=mask_d, other=0.0)
+        s = tl.load(segment_s_ptr + offs_d, mask=mask_d, other=0.0)
+        tl.store(segment_h_ptr + offs_d, carry, mask=mask_d)
+        carry = decay(s, a) * carry + local
+        segment_h_ptr += n_states * d
+        segment_s_ptr += d
+    tl.store(last_ptr + (bk * n_states + n) * d + offs_d, carry, mask=mask_d)
+
+
+@triton.jit
+def entering_state(
+    chunk_h_ptr, chunk_s_ptr, segment_h_ptr, a, bk, chunk, time, n, d, n_states, chunks, segments, segment_chunks,
+    offs_d, mask_d,
+):  # fmt: skip
+    """h_local + exp(A s) carry: the state that enters `chunk`, the `time`-th along its route, (BLOCK_D,)."""
+    at = bk * chunks + chunk
+    local = tl.load(chunk_h_ptr + (at * n_states + n) * d + offs_d, mask=mask_d, other=0.0)
+    s = tl.load(chunk_s_ptr + at * d + offs_d, mask=mask_d, other=0.0)
+    at = bk * segments + time // segment_chunks
+    carry = tl.load(segment_h_ptr + (at * n_states + n) * d + offs_d, mask=mask_d, other=0.0)
+    return decay(s, a) * carry + local
