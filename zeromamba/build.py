@@ -1,23 +1,49 @@
-"""Put a ZeroMamba together from settings; sizes live in the backbone's table, weights in files."""
+"""Put a ZeroMamba together from settings; backbones are named in their registry, weights are in files."""
+
+from pathlib import Path
 
 from torch import Tensor
 
-from .backbone import vmamba
-from .checkpoint import Checkpoint
+from .backbones import REGISTRY, BackboneName, build_backbone
+from .checkpoint import Checkpoint, in_zeromamba
 from .model import ZeroMamba
 from .settings import Settings
-from .weights import load_strict, load_vmamba, pretrained
+from .weights import load_strict
 
-PRETRAINED_PARTS = ("backbone.", "grl.norm.", "grl.head.")  # what an ImageNet checkpoint covers
+PRETRAINED_PARTS = ("backbone.", "grl.head.")  # what an ImageNet checkpoint covers
 
 
 def build_model(settings: Settings, V: Tensor) -> ZeroMamba:
-    """A new ZeroMamba for attributes with word vectors V (a, v), with pretrained backbone if the settings name one."""
+    """A new ZeroMamba for attributes with word vectors V (a, v), with pretrained backbone if the settings name one.
+
+    Raises:
+        FileNotFoundError, ValueError, ImportError: the weights are missing or do not fit, the settings contradict
+            the backbone, or it needs a package that cannot be imported.
+    """
     model = _assemble(settings, V)
-    if settings.weights is not None:
-        state = pretrained(load_vmamba(settings.weights), keep_head=bool(model.variant.head_classes))
-        load_strict(model, state, settings.weights, PRETRAINED_PARTS)
+    if (path := settings.weights_file()) is not None:
+        load_pretrained(model, settings.backbone, path)
     return model
+
+
+def load_pretrained(model: ZeroMamba, backbone: BackboneName, path: Path) -> None:
+    """Start the backbone, and GRL's head where it keeps one, from released ImageNet weights, strictly.
+
+    Raises:
+        FileNotFoundError, ValueError: there is no such file, or it does not fit the model; the message names both.
+    """
+    released = REGISTRY[backbone].released
+    if released is None:
+        raise ValueError(f"--weights {path}: no weights were ever released for backbone {backbone!r}: give None")
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such weights file; get it from {REGISTRY[backbone].url}")
+    keep_head = bool(model.variant.head_classes)
+    state = {
+        in_zeromamba(name): tensor
+        for name, tensor in released.load(path).items()
+        if keep_head or not name.startswith("head.")
+    }
+    load_strict(model, state, path, PRETRAINED_PARTS)
 
 
 def restore_model(checkpoint: Checkpoint, settings: Settings) -> ZeroMamba:
@@ -28,7 +54,7 @@ def restore_model(checkpoint: Checkpoint, settings: Settings) -> ZeroMamba:
 
 
 def _assemble(settings: Settings, V: Tensor) -> ZeroMamba:
-    backbone = vmamba(
+    backbone = build_backbone(
         settings.backbone,
         discretization=settings.discretization,
         drop_path=settings.drop_path,

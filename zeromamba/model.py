@@ -6,7 +6,7 @@ from typing import Literal
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .backbone import VMamba
+from .backbones import Backbone
 from .grl import GRL
 from .sef import SeF
 from .slp import SLP
@@ -32,7 +32,7 @@ class ZeroMamba(nn.Module):
     """Zero-shot classifier of images by class attributes.
 
     Args:
-        backbone: gives a feature map (b, h, w, C) for images (b, 3, H, W).
+        backbone: gives the `Features` of images (b, 3, H, W).
         V: (a, v) word vectors of the attributes.
         variant: "released" or "paper", see `VARIANTS`.
         logit_scale: factor on the class scores of (12); the paper prints none, that is 1.
@@ -41,7 +41,7 @@ class ZeroMamba(nn.Module):
 
     def __init__(
         self,
-        backbone: VMamba,
+        backbone: Backbone,
         V: Tensor,
         variant: VariantName = "released",
         logit_scale: float = 1.0,
@@ -57,8 +57,8 @@ class ZeroMamba(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Map images (b, 3, H, W) to their semantic representation psi (b, a)."""
-        feature_map = self.backbone(images)
-        return self.sef(self.grl(feature_map), self.slp(feature_map))
+        features = self.backbone(images)
+        return self.sef(self.grl(features.pooled), self.slp(features.map))
 
     def logits(self, psi: Tensor, Z: Tensor) -> Tensor:
         """Class scores (b, c) of representations psi (b, a) against prototypes Z (c, a), before the softmax of (12)."""

@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from .backbones import REGISTRY
 from .data import ZSLData
 from .settings import PAPER_GAMMA, Settings
 
@@ -45,7 +46,7 @@ def result_table(settings: Settings, data: ZSLData, results: list[dict[str, Any]
     """The table that a run ends with; its caption says of each row how epoch and gamma were chosen."""
     seeds = f"{len(results)} seed" + ("s" if len(results) > 1 else "")
     ours = "; ".join(dict.fromkeys(r["chosen_by"] for r in results))
-    notes = [f"[1] VMamba-{settings.backbone.capitalize()}, {settings.image_size} px, {seeds}; {ours}"]
+    notes = [f"[1] {REGISTRY[settings.backbone].title}, {settings.image_size} px, {seeds}; {ours}"]
     title = f"{data.name}: {len(data.seen)} seen + {len(data.unseen)} unseen classes, mean per-class top-1, percent"
     table = Table(title=title, caption_justify="left", min_width=72)
     table.add_column("")

@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from .backbone import SizeName
+from .backbones import REGISTRY, BackboneName
 from .model import VariantName
 
 ProtocolName = Literal["validation", "paper"]
@@ -34,6 +34,8 @@ PROTOCOLS: dict[ProtocolName, Protocol] = {
     "paper": Protocol("test", False, True, False, 0.0),
 }
 
+CHECKPOINTS = Path("checkpoints")  # where released weights are looked for
+
 PAPER_GAMMA = {
     "cub": 0.3,
     "sun": 0.35,
@@ -60,10 +62,11 @@ class Settings:
 
     variant: VariantName = "released"
     """released: dot-product logits through the kept ImageNet classifier; paper: cosine, from the pooled feature"""
-    backbone: SizeName = "small"
-    """VMamba's size"""
-    weights: Path | None = Path("checkpoints/vssm_small_0229_ckpt_epoch_222.pth")
-    """released VMamba checkpoint that the backbone starts from; None trains from scratch"""
+    backbone: BackboneName = "small"
+    """the visual encoder; nano to base are VMamba's sizes"""
+    weights: Literal["released"] | Path | None = "released"
+    """ImageNet weights that the backbone starts from: a released file, or "released", which looks for it in
+    checkpoints/ under its own name; None trains from scratch"""
     discretization: Literal["euler", "zoh"] = "euler"
     """Bbar = dt*B (pretrained VMamba), or exact zero-order hold (2)"""
     drop_path: float | None = None
@@ -137,6 +140,19 @@ class Settings:
             )
         return PAPER_GAMMA[self.dataset]
 
+    def weights_file(self) -> Path | None:
+        """The file that `weights` names; None trains from scratch.
+
+        Raises:
+            ValueError: for "released", if nobody released weights of this backbone.
+        """
+        if self.weights != "released":
+            return self.weights
+        name = REGISTRY[self.backbone].weights_file
+        if name is None:
+            raise ValueError(f"--weights released: there are none of backbone {self.backbone!r}; give None or a file")
+        return CHECKPOINTS / name
+
     def to_json(self) -> dict[str, Any]:
         """Plain values that `from_json` reads back."""
         return {k: str(v) if isinstance(v, Path) else v for k, v in asdict(self).items()}
@@ -154,7 +170,7 @@ class Settings:
                 f"{source}: settings do not fit this version: unknown {sorted(set(values) - names)}, "
                 f"missing {sorted(names - set(values))}"
             )
-        paths = {k: Path(values[k]) for k in ("data_root", "weights") if values[k] is not None}
+        paths = {k: Path(values[k]) for k in ("data_root", "weights") if values[k] not in (None, "released")}
         return cls(**{**values, **paths, "seeds": tuple(values["seeds"])})
 
 
