@@ -32,11 +32,11 @@ def load_pretrained(model: ZeroMamba, backbone: BackboneName, path: Path) -> Non
     Raises:
         FileNotFoundError, ValueError: there is no such file, or it does not fit the model; the message names both.
     """
-    released = REGISTRY[backbone].released
+    released, url = REGISTRY[backbone].released, REGISTRY[backbone].url
     if released is None:
         raise ValueError(f"--weights {path}: no weights were ever released for backbone {backbone!r}: give None")
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such weights file; get it from {REGISTRY[backbone].url}")
+        raise FileNotFoundError(f"{path}: no such weights file" + (f"; get it from {url}" if url else ""))
     keep_head = bool(model.variant.head_classes)
     state = {
         in_zeromamba(name): tensor

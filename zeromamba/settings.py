@@ -63,7 +63,7 @@ class Settings:
     variant: VariantName = "released"
     """released: dot-product logits through the kept ImageNet classifier; paper: cosine, from the pooled feature"""
     backbone: BackboneName = "small"
-    """the visual encoder; nano to base are VMamba's sizes"""
+    """the visual encoder; nano to base are VMamba's sizes; DeiT and ViT need the extra zeromamba[vit]"""
     weights: Literal["released"] | Path | None = "released"
     """ImageNet weights that the backbone starts from: a released file, or "released", which looks for it in
     checkpoints/ under its own name; None trains from scratch"""
@@ -148,9 +148,11 @@ class Settings:
         """
         if self.weights != "released":
             return self.weights
-        name = REGISTRY[self.backbone].weights_file
+        name = REGISTRY[self.backbone].file
         if name is None:
-            raise ValueError(f"--weights released: there are none of backbone {self.backbone!r}; give None or a file")
+            raise ValueError(
+                f"--weights released: no public file is known of backbone {self.backbone!r}; give None or a file"
+            )
         return CHECKPOINTS / name
 
     def to_json(self) -> dict[str, Any]:

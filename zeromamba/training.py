@@ -112,8 +112,8 @@ def evaluate_split(
 
 
 def is_undecayed(name: str, parameter: nn.Parameter) -> bool:
-    """Norms, biases and the state-space parameters, which weight decay would only pull from their meaning."""
-    return parameter.ndim <= 1 or name.rsplit(".", 1)[-1] in {"A_log", "D", "dt_bias"}
+    """Norms, biases, positions and the state-space parameters, which decay would only pull from their meaning."""
+    return parameter.ndim <= 1 or name.rsplit(".", 1)[-1] in {"A_log", "D", "dt_bias", "pos_embed", "cls_token"}
 
 
 def make_optimizer(model: ZeroMamba, settings: Settings) -> torch.optim.Optimizer:

@@ -29,13 +29,13 @@ class Released:
     layout: Callable[[str, Tensor], Tensor] = lambda name, tensor: tensor  # by our name: released layout -> ours
 
     def load(self, path: str | Path) -> State:
-        """Read a released file as a state under our names.
+        """Read a released file, PyTorch's or safetensors, as a state under our names.
 
         Raises:
             FileNotFoundError, ValueError: there is no such file, it would run code, it holds no weights where
                 they are expected, or a key of it is not of this model.
         """
-        content = read_torch(path)
+        content = load_safetensors(path)[0] if Path(path).suffix == ".safetensors" else read_torch(path)
         if self.under is None:
             return self.rename(content, source=path)
         if not isinstance(content.get(self.under), dict):

@@ -37,7 +37,9 @@ class ImageNetClassifier(nn.Module):
         return self.head(self.backbone(images).pooled)
 
 
-def check_images(images: Tensor) -> None:
-    """Raise ValueError unless images are of shape (b, 3, H, W) with H, W >= 1."""
-    if images.ndim != 4 or images.shape[1] != 3 or 0 in images.shape[2:]:
-        raise ValueError(f"images: expected (b, 3, H, W), channels second and H, W >= 1; got {tuple(images.shape)}")
+def check_images(images: Tensor, least: int = 1) -> None:
+    """Raise ValueError unless images are of shape (b, 3, H, W) with H and W at least `least`."""
+    if images.ndim != 4 or images.shape[1] != 3 or min(images.shape[2:]) < least:
+        raise ValueError(
+            f"images: expected (b, 3, H, W), channels second and H, W >= {least}; got {tuple(images.shape)}"
+        )

@@ -6,11 +6,10 @@ from itertools import pairwise
 from typing import Literal
 
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from ..weights import Released
-from .interface import Backbone, Features, check_images
-from .layers import DropPath, channels_last, init_linear
+from .layers import DropPath, channels_last, drop_path_rates, init_linear
+from .pyramid import Pyramid
 from .ss2d import SS2D
 
 SizeName = Literal["nano", "tiny", "small", "base"]
@@ -37,8 +36,10 @@ SIZES: dict[SizeName, Size] = {
 }
 
 
-class VMamba(Backbone):
-    """Four stages of VSS blocks over maps of 1/4, 1/8, 1/16 and 1/32 of the image's size, each rounded up.
+class VMamba(Pyramid):
+    """Four stages of VSS blocks over maps of 1/4, 1/8, 1/16 and 1/32 of the image's size.
+
+    Every convolution of stride 2 is padded and rounds up, so that any H, W >= 1 leave at least one token.
 
     Args:
         dims: channels of each stage.
@@ -63,53 +64,18 @@ class VMamba(Backbone):
         grad_checkpoint: bool = False,
         impl: str = "auto",
     ) -> None:
-        super().__init__()
-        self.channels = dims[-1]
-        self.stem = Stem(dims[0])
-        last = max(sum(depths) - 1, 1)
-        rates = (drop_path * i / last for i in range(sum(depths)))
+        rates = drop_path_rates(drop_path, sum(depths))
 
         def block(dim: int) -> VSSBlock:
             mixer = SS2D(dim, ratio=ssm_ratio, state=state, discretization=discretization, impl=impl)
             return VSSBlock(dim, mixer, next(rates))
 
-        downsamples = [Downsample(dim, out) for dim, out in pairwise(dims)] + [nn.Identity()]
-        self.stages = nn.ModuleList(
-            Stage([block(dim) for _ in range(depth)], downsample, grad_checkpoint)
-            for dim, depth, downsample in zip(dims, depths, downsamples, strict=True)
-        )
-        self.norm = nn.LayerNorm(dims[-1])
+        # in the order of the image's way, which is the order of the random numbers
+        stem = Stem(dims[0])
+        downsamples = [Downsample(dim, out) for dim, out in pairwise(dims)]
+        stages = [[block(dim) for _ in range(depth)] for dim, depth in zip(dims, depths, strict=True)]
+        super().__init__(stem, stages, downsamples, dims[-1], grad_checkpoint)
         self.apply(init_linear)
-
-    def forward(self, images: Tensor) -> Features:
-        """Features of images (b, 3, H, W): the last stage's map, and its normalised mean over all regions, (8).
-
-        The map is (b, ceil(H/32), ceil(W/32), C), not normalised. Every convolution of stride 2 is padded and
-        rounds up, so that any H, W >= 1 leave at least one token.
-
-        Raises:
-            ValueError: images are not of shape (b, 3, H, W) with H, W >= 1.
-        """
-        check_images(images)
-        x = self.stem(images.permute(0, 2, 3, 1))
-        for stage in self.stages:
-            x = stage(x)
-        return Features(map=x, pooled=self.norm(x).mean(dim=(1, 2)))
-
-
-class Stage(nn.Module):
-    """VSS blocks of one width, and the way down to the next stage."""
-
-    def __init__(self, blocks: Sequence["VSSBlock"], downsample: nn.Module, grad_checkpoint: bool) -> None:
-        super().__init__()
-        self.blocks = nn.ModuleList(blocks)
-        self.downsample = downsample
-        self.grad_checkpoint = grad_checkpoint
-
-    def forward(self, x: Tensor) -> Tensor:
-        for block in self.blocks:
-            x = checkpoint(block, x, use_reentrant=False) if self.grad_checkpoint else block(x)
-        return self.downsample(x)
 
 
 class VSSBlock(nn.Module):
