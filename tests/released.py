@@ -132,9 +132,9 @@ def localvmamba_model(repo, **options):
 def localmamba_directions(repo, name):
     """The directions of each layer of `local_vim_tiny` or `local_vssm_small`, under their names."""
     module = _localmamba(repo, "local_vim" if "vim" in name else "local_vmamba")
-    with torch.device("meta"), contextlib.redirect_stdout(None):
+    with contextlib.redirect_stdout(None):
         model = getattr(module, name)()
-    return [m.multi_scan.choices for m in model.modules() if hasattr(m, "multi_scan")]
+    return [m.choices for m in model.modules() if hasattr(m, "choices")]
 
 
 def _localmamba(repo, module):

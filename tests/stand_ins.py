@@ -89,9 +89,8 @@ def _module(name, values):
 
 
 def _causal_conv1d(x, weight, bias, *_):
-    return F.silu(
-        F.conv1d(x, weight[:, None], bias, padding=weight.shape[1] - 1, groups=len(weight))[..., : x.shape[2]]
-    )
+    y = F.conv1d(x, weight[:, None], bias, padding=weight.shape[1] - 1, groups=len(weight))
+    return F.silu(y[..., : x.shape[2]])
 
 
 def _selective_scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus):

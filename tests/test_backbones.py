@@ -254,10 +254,8 @@ def test_rotations_turn_pairs_of_channels_by_row_and_column():
     for row in range(3):
         for column in range(2):
             for pair, angle in enumerate([row * f for f in frequencies] + [column * f for f in frequencies]):
-                z = torch.view_as_complex(x[0, row, column].view(4, 2))[pair] * complex(
-                    math.cos(angle), math.sin(angle)
-                )
-                torch.testing.assert_close(torch.view_as_complex(turned[0, row, column].view(4, 2))[pair], z)
+                before, after = (torch.view_as_complex(m[0, row, column].view(4, 2))[pair] for m in (x, turned))
+                torch.testing.assert_close(after, before * complex(math.cos(angle), math.sin(angle)))
 
 
 def test_the_released_model_starts_with_the_same_rotations():

@@ -35,7 +35,7 @@ class Released:
             FileNotFoundError, ValueError: there is no such file, it would run code, it holds no weights where
                 they are expected, or a key of it is not of this model.
         """
-        content = load_safetensors(path)[0] if Path(path).suffix == ".safetensors" else read_torch(path)
+        content: dict[str, Any] = load_safetensors(path)[0] if Path(path).suffix == ".safetensors" else read_torch(path)
         if self.under is None:
             return self.rename(content, source=path)
         if not isinstance(content.get(self.under), dict):
