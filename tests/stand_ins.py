@@ -47,12 +47,12 @@ def modules(mamba_repo=None):
         "timm.models.vision_transformer": {"VisionTransformer": None, "_cfg": dict, "_load_weights": None},
         "fvcore": {},
         "fvcore.nn": dict.fromkeys(flop_counters),
-        "causal_conv1d": {"causal_conv1d_fn": None, "causal_conv1d_update": None},
-        "causal_conv1d_cuda": {"causal_conv1d_fwd": _causal_conv1d},
-        "selective_scan_cuda": {"fwd": _selective_scan},
     }
-    if mamba_repo is not None:
+    if mamba_repo is not None:  # VMamba has a plain PyTorch scan of its own, which it uses where there is no kernel
         contents |= {
+            "causal_conv1d": {"causal_conv1d_fn": None, "causal_conv1d_update": None},
+            "causal_conv1d_cuda": {"causal_conv1d_fwd": _causal_conv1d},
+            "selective_scan_cuda": {"fwd": _selective_scan},
             "mamba_ssm": {"__path__": [str(mamba_repo / "mamba-1p1p1" / "mamba_ssm")]},
             "mamba_ssm.utils": {},
             "mamba_ssm.utils.generation": {"GenerationMixin": object},
@@ -98,9 +98,9 @@ def _selective_scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus):
     delta = delta + delta_bias[:, None]
     delta = F.softplus(delta) if delta_softplus else delta
     B, C = (m.repeat_interleave(u.shape[1] // m.shape[1], dim=1) for m in (B, C))  # (b, d, n, l)
-    state, y = torch.zeros(len(u), *A.shape), []
+    delta_u, state, y = delta * u, torch.zeros(len(u), *A.shape), torch.empty_like(u)
     for t in range(u.shape[2]):
-        state = torch.exp(delta[:, :, t, None] * A) * state + (delta * u)[:, :, t, None] * B[..., t]
-        y.append((state * C[..., t]).sum(-1))
-    y = torch.stack(y, dim=2) + D[:, None] * u
+        state = torch.exp(delta[:, :, t, None] * A) * state + delta_u[:, :, t, None] * B[..., t]
+        y[:, :, t] = (state * C[..., t]).sum(-1)
+    y = y + D[:, None] * u
     return (y, None) if z is None else (y, None, y * F.silu(z))
