@@ -241,6 +241,16 @@ def test_stochastic_depth_rises_to_the_published_rates():
 
 
 @pytest.mark.parametrize("name", NAMES)
+@torch.no_grad()
+def test_bf16_autocast_stays_close_to_float32(name):
+    backbone, images = small(name).eval(), torch.randn(2, 3, 64, 48)
+    with torch.autocast("cpu", torch.bfloat16):
+        half = backbone(images)
+    for ours, exact in zip(half, backbone(images), strict=True):
+        assert released.relative_difference(ours.float(), exact) < 0.05
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_zeromamba_takes_each_as_its_encoder(name):
     model = ZeroMamba(small(name), torch.randn(5, 6), "paper")
     assert model(torch.randn(2, 3, 48, 48)).shape == (2, 5)

@@ -161,12 +161,24 @@ def error_of(*arguments):
     return end.value.code
 
 
-def test_errors_before_training_name_what_is_wrong(tiny, tmp_path, finished):
+def test_errors_before_training_name_what_is_wrong(tiny, tmp_path, finished, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     out = ("--out", tmp_path / "run")
     assert "nosuchset" in error_of("--dataset", "nosuchset", *out)
     assert "--gamma" in error_of("--dataset", tiny, "--protocol", "paper", *out)
     assert "--device" in error_of("--dataset", tiny, "--device", "nosuchdevice", *out)
     assert "nowhere.pth" in error_of("--dataset", tiny, *TINY, "--weights", tmp_path / "nowhere.pth", *out)
+    for backbone, problem in (
+        (
+            "vim-small",
+            "checkpoints/vim_s_midclstok_80p5acc.pth: no such weights file; get it from https://huggingface.co/",
+        ),
+        ("localvim-small", "no public file is known of backbone 'localvim-small'"),
+    ):
+        choice = ("--backbone", backbone, "--weights", "released")
+        assert problem in error_of("--dataset", tiny, *TINY, *choice, *out)
+    monkeypatch.setitem(sys.modules, "timm", None)
+    assert "zeromamba[vit]" in error_of("--dataset", tiny, *TINY, "--backbone", "deit-small", *out)
     file = tmp_path / "file"
     file.touch()
     assert str(file) in error_of("--dataset", tiny, *TINY, "--out", file / "run")

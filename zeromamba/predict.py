@@ -108,7 +108,7 @@ def main(argv: list[str] | None = None) -> None:
             classes = ", ".join(f"{name} {p:.2f}" for name, p in shown.classes[: command.top])
             attributes = ", ".join(name for name, _ in shown.attributes[: command.top])
             print(f"{path}: {classes} (attributes: {attributes})")
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ImportError) as error:
         sys.exit(f"error: {error}")
 
 

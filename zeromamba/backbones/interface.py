@@ -10,8 +10,8 @@ from .layers import init_linear
 class Features(NamedTuple):
     """Visual features of b images."""
 
-    map: Tensor  # F (b, h, w, C), one vector a region: what SLP attends to, (6)
-    pooled: Tensor  # g (b, C), what the backbone's own classifier reads: GRL's input, (8)
+    map: Tensor  # F (b, h, w, C), one vector a region: what SLP attends to, (6); not normalised but in DeiT and ViT
+    pooled: Tensor  # g (b, C), normalised: what the backbone's own classifier reads, GRL's input, (8)
 
 
 class Backbone(nn.Module):
