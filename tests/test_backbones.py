@@ -16,6 +16,7 @@ from zeromamba.backbones.mamba import RouteScan
 from zeromamba.backbones.vim import Vim
 from zeromamba.kernels import Route
 from zeromamba.model import ZeroMamba
+from zeromamba.training import is_undecayed
 from zeromamba.weights import load_strict
 
 NAMES = ["vim", "localvim", "localvmamba"]
@@ -281,3 +282,9 @@ def test_names_titles_and_files_are_of_one_piece():
     for entry in REGISTRY.values():
         assert (entry.file is None) == (entry.url is None)
         assert re.fullmatch(r"\w+-(Nano|Tiny|Small|Base)", entry.title)
+
+
+def test_positions_and_class_tokens_are_spared_weight_decay():
+    spared = {name for name, p in small("vim").named_parameters() if is_undecayed(name, p)}
+    assert {"pos_embed", "cls_token", "blocks.0.mixer.scans.1.A_log", "norm.weight"} <= spared
+    assert not spared & {"patch_embed.weight", "blocks.0.mixer.in_proj.weight", "blocks.0.mixer.scans.0.dt_weight"}

@@ -69,7 +69,7 @@ def channels_last(conv: nn.Conv2d, x: Tensor) -> Tensor:
 
 
 def init_linear(module: nn.Module) -> None:
-    """Weights from a normal of deviation 0.02, cut at two, and biases zero, as all these backbones start."""
+    """Weights from a normal of deviation 0.02, cut at 2, and biases zero, as VMamba starts."""
     if isinstance(module, nn.Linear):
         nn.init.trunc_normal_(module.weight, std=0.02)
         if module.bias is not None:
