@@ -1,0 +1,122 @@
+"""Figures 3 and 9: where on an image the model finds the attributes of its class, M of (6)."""
+
+import textwrap
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from PIL import Image
+from torch import Tensor
+
+from ..data import ImageDataset
+from ..data.pixels import resize
+from ..evaluation import Floats, predict, softmax
+from .run import ClassCommand, Run, at_least_one
+from .style import new_figure
+
+TITLE_WIDTH = 20  # characters
+
+
+class Panel(NamedTuple):
+    """One attribute on one image."""
+
+    attribute: str
+    M: Floats  # (h, w), sums to one
+    psi: float  # how strongly the model finds it
+    z: float  # its weight in the prototype of the image's class
+
+
+class Row(NamedTuple):
+    """One image and the attributes that matter most to its class, most first."""
+
+    image: Image.Image  # square, as the model sees it
+    label: str
+    predicted: str  # by (14), among all classes, with the run's gamma
+    panels: tuple[Panel, ...]
+
+
+@torch.inference_mode()
+def attention_rows(run: Run, indices: Tensor, attributes: int) -> list[Row]:
+    """Attention maps of at most `attributes` attributes, those with the largest positive z of its class, an image."""
+    data, model, is_seen = run.data, run.model, run.is_seen
+    size = run.settings.image_size
+    rows = []
+    for x, i in ImageDataset(data.images, indices, size):
+        features = model.backbone(x[None].to(run.device))
+        M = model.slp.attention(features.map)[0].double().cpu().numpy()
+        psi = model.represent(features).float().cpu()
+        p = softmax(model.logits(psi, data.Z).double().numpy())
+        (guess,) = predict(p, is_seen.numpy(), run.checkpoint.record.gamma)
+        c = int(data.labels[i])
+        z, top = data.Z[c], data.Z[c].argsort(descending=True, stable=True)[:attributes].tolist()
+        panels = tuple(
+            Panel(data.attribute_names[a], M[a], float(psi[0, a]), float(z[a])) for a in top if float(z[a]) > 0
+        )
+        label = f"{data.class_names[c]} ({'seen' if is_seen[c] else 'unseen'})"
+        rows.append(Row(resize(data.images.load(i), size), label, data.class_names[guess], panels))
+    return rows
+
+
+def draw(rows: list[Row], caption: str) -> Figure:
+    """A row an image: the image, then each attribute's map over it, all on one scale."""
+    columns = 1 + max(len(row.panels) for row in rows)
+    strongest = max(panel.M.size * panel.M.max() for row in rows for panel in row.panels)
+    with new_figure(1.65 * len(rows) + 0.7, caption, width=max(1.25 * columns + 0.7, 4.2)) as figure:
+        grid = figure.subplots(len(rows), columns, squeeze=False)
+        for axes, row in zip(grid, rows, strict=True):
+            W, H = row.image.size
+            grey = np.asarray(row.image.convert("L"))
+            for panel in axes:
+                panel.set_axis_off()
+            axes[0].imshow(row.image)
+            axes[0].set_title(_wrapped(f"{row.label}\nnamed {row.predicted}"), fontsize=7)
+            for panel, shown in zip(axes[1:], row.panels, strict=False):  # a class may have fewer attributes
+                panel.imshow(grey, cmap="gray", vmin=0, vmax=255)
+                picture = panel.imshow(
+                    shown.M.size * shown.M,
+                    cmap="inferno",
+                    vmin=0,
+                    vmax=strongest,
+                    alpha=0.6,
+                    interpolation="bilinear",
+                    extent=(-0.5, W - 0.5, H - 0.5, -0.5),
+                )
+                panel.set_title(_wrapped(f"{shown.attribute}\nψ {shown.psi:.2f}, z {shown.z:.2f}"), fontsize=7)
+        bar = figure.colorbar(picture, ax=grid, shrink=min(1.0, 1.5 / len(rows)), fraction=0.03)
+        bar.set_label("attention M / uniform", fontsize=7)
+    return figure
+
+
+def _wrapped(text: str) -> str:
+    return "\n".join(textwrap.fill(line, TITLE_WIDTH) for line in text.splitlines())
+
+
+@dataclass(frozen=True)
+class Attention(ClassCommand):
+    """Figures 3 and 9: attention maps of the top attributes of test images, of unseen classes unless named."""
+
+    count: int = 4
+    """how many unseen classes to draw at random where --classes names none"""
+    per_class: int = 1
+    """images of each class, at most"""
+    attributes: int = 5
+    """attributes of each image, at most: those with the largest weights in the prototype of its class"""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        at_least_one(self, "attributes")
+
+    def draw(self, run: Run) -> Figure:
+        """The figure."""
+        data = run.data
+        pool = torch.cat([data.test_unseen, data.test_seen]) if self.classes else data.test_unseen
+        rows = attention_rows(run, self.pick(data, pool), self.attributes)
+        h, w = rows[0].panels[0].M.shape
+        shown = (
+            f"Test images (seed {self.seed}), for which nothing was chosen, and the attention M of (6) on {h} x {w} "
+            "regions, as a multiple of an attention spread evenly, for the attributes with the largest weights z in "
+            "the prototype of the image's class; ψ: what the model reads of the attribute in the whole image."
+        )
+        return draw(rows, run.caption(shown))
