@@ -115,8 +115,8 @@ class Attention(ClassCommand):
         rows = attention_rows(run, self.pick(data, pool), self.attributes)
         h, w = rows[0].panels[0].M.shape
         shown = (
-            f"Test images (seed {self.seed}), for which nothing was chosen, and the attention M of (6) on {h} x {w} "
-            "regions, as a multiple of an attention spread evenly, for the attributes with the largest weights z in "
-            "the prototype of the image's class; ψ: what the model reads of the attribute in the whole image."
+            f"Test images (drawn with seed {self.seed}); the figure chooses nothing. Beside each, the attention M of "
+            f"(6) over {h} x {w} regions, as a multiple of even attention, of the attributes with the largest weights z "
+            "in its class's prototype. ψ: the model's score of the attribute for the whole image, (9)."
         )
         return draw(rows, run.caption(shown))

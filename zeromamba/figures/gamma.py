@@ -48,7 +48,7 @@ class Gamma(Command):
         curve, chosen = gamma_curve(run)
         print(f"gamma {chosen.gamma:.4g}: U {100 * chosen.U:.1f}, S {100 * chosen.S:.1f}, H {100 * chosen.H:.1f}")
         shown = (
-            "U: unseen, S: seen test images among all classes, H: harmonic mean. Drawn on the test images after the "
-            "fact: it chooses nothing; the dotted line is the run's γ."
+            "U, S: accuracy on unseen and seen classes with all classes as candidates, H: their harmonic mean. Drawn "
+            "on test images after the fact: the figure chooses nothing, the dotted line is the γ of the run."
         )
         return draw(curve, chosen, run.caption(shown))

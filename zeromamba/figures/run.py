@@ -36,8 +36,8 @@ class Run:
         record, settings = self.checkpoint.record, self.settings
         epoch = f", epoch {record.epoch}" if record.epoch else ""  # the released checkpoints do not tell theirs
         return (
-            f"{shown} Data set {self.data.name}; ZeroMamba ({settings.variant}) on {settings.backbone}, "
-            f"{settings.image_size} px, seed {record.seed}{epoch}; {record.chosen_by}."
+            f"{shown} Run: data set {self.data.name}, backbone {settings.backbone}, variant {settings.variant}, "
+            f"{settings.image_size} px, seed {record.seed}{epoch}; protocol: {record.chosen_by}."
         )
 
 

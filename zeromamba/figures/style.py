@@ -15,7 +15,7 @@ FORMATS = (".png", ".pdf", ".svg")
 WIDTH = 7.2  # inches: a page of two columns
 DPI = 160
 CAPTION_SIZE = 7  # points
-CHARACTER = 0.52  # mean width of a character, as a share of its size
+CHARACTER = 0.57  # mean width of a character, as a share of its size
 
 # Okabe and Ito's colours, told apart by colour-blind readers and in print; yellow is left out, too pale on white
 BLUE, ORANGE, GREEN, PURPLE, SKY, RED, GREY = (

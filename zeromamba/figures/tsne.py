@@ -56,9 +56,9 @@ def embed(values: Floats, seed: int) -> Floats:
 
 
 def silhouette(values: Floats, labels: Ints) -> str:
-    """Mean silhouette of the classes in the features themselves, (m, d): 1 apart, 0 overlapping, below 0 mixed."""
-    several = 1 < len(np.unique(labels)) < len(labels)
-    return f"silhouette {silhouette_score(values, labels):.2f}" if several else "one class"
+    """Mean silhouette of the classes in the features themselves, (m, d); it needs two classes, and two images of one."""
+    defined = 1 < len(np.unique(labels)) < len(labels)
+    return f"silhouette {silhouette_score(values, labels):.2f}" if defined else "no silhouette"
 
 
 def draw(rows: dict[str, Features], class_names: tuple[str, ...], seed: int, caption: str) -> Figure:
@@ -93,8 +93,8 @@ class TSNE(ClassCommand):
         picked = {kind: self.pick(data, pool) for kind, pool in pools.items()}
         rows = {kind: features(run, indices) for kind, indices in picked.items() if len(indices)}
         shown = (
-            f"t-SNE (seed {self.seed}) of test images, for which nothing was chosen. Left: pooled visual feature g of "
-            "(8); right: semantic representation ψ of (9). Silhouettes are of the features before t-SNE: 1 where "
-            "classes are apart, 0 where they overlap."
+            f"t-SNE of test images (classes and images drawn with seed {self.seed}); the figure chooses nothing. Left: "
+            "pooled visual feature g of (8). Right: semantic representation ψ of (9). Mean silhouettes are of the "
+            "features before t-SNE: 1 where classes are apart, 0 where they overlap, below where they are mixed."
         )
         return draw(rows, data.class_names, self.seed, run.caption(shown))
