@@ -6,7 +6,7 @@ from typing import Literal
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .backbones import Backbone
+from .backbones import Backbone, Features
 from .grl import GRL
 from .sef import SeF
 from .slp import SLP
@@ -57,7 +57,10 @@ class ZeroMamba(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Map images (b, 3, H, W) to their semantic representation psi (b, a)."""
-        features = self.backbone(images)
+        return self.represent(self.backbone(images))
+
+    def represent(self, features: Features) -> Tensor:
+        """The semantic representation psi (b, a) of images from their visual features."""
         return self.sef(self.grl(features.pooled), self.slp(features.map))
 
     def logits(self, psi: Tensor, Z: Tensor) -> Tensor:

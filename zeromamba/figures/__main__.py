@@ -1,6 +1,7 @@
 """The command line of the figures."""
 
 import sys
+from collections.abc import Callable
 
 import tyro
 
@@ -16,11 +17,11 @@ def main(argv: list[str] | None = None) -> None:
     from .attention import Attention
     from .erf import ERF
     from .gamma import Gamma
-    from .run import load_run
+    from .run import Command, load_run
     from .style import prepare, save
     from .tsne import TSNE
 
-    figures = {"attention": Attention, "tsne": TSNE, "erf": ERF, "gamma": Gamma}
+    figures: dict[str, Callable[..., Command]] = {"attention": Attention, "tsne": TSNE, "erf": ERF, "gamma": Gamma}
     command = tyro.extras.subcommand_cli_from_dict(figures, args=argv, description=__package__)
     try:
         prepare(command.file)

@@ -16,7 +16,7 @@ from ..evaluation import Floats, predict, softmax
 from .run import ClassCommand, Run, at_least_one
 from .style import new_figure
 
-TITLE_WIDTH = 20  # characters
+TITLE_WIDTH = 22  # characters
 
 
 class Panel(NamedTuple):
@@ -33,29 +33,29 @@ class Row(NamedTuple):
 
     image: Image.Image  # square, as the model sees it
     label: str
+    seen: bool
     predicted: str  # by (14), among all classes, with the run's gamma
     panels: tuple[Panel, ...]
 
 
 @torch.inference_mode()
 def attention_rows(run: Run, indices: Tensor, attributes: int) -> list[Row]:
-    """Attention maps of at most `attributes` attributes, those with the largest positive z of its class, an image."""
+    """For each image, the attention maps of at most `attributes` attributes: those of largest |z| in its class."""
     data, model, is_seen = run.data, run.model, run.is_seen
     size = run.settings.image_size
+    images = ImageDataset(data.images, indices, size)
     rows = []
-    for x, i in ImageDataset(data.images, indices, size):
+    for x, i in (images[j] for j in range(len(images))):
         features = model.backbone(x[None].to(run.device))
         M = model.slp.attention(features.map)[0].double().cpu().numpy()
         psi = model.represent(features).float().cpu()
         p = softmax(model.logits(psi, data.Z).double().numpy())
         (guess,) = predict(p, is_seen.numpy(), run.checkpoint.record.gamma)
         c = int(data.labels[i])
-        z, top = data.Z[c], data.Z[c].argsort(descending=True, stable=True)[:attributes].tolist()
-        panels = tuple(
-            Panel(data.attribute_names[a], M[a], float(psi[0, a]), float(z[a])) for a in top if float(z[a]) > 0
-        )
-        label = f"{data.class_names[c]} ({'seen' if is_seen[c] else 'unseen'})"
-        rows.append(Row(resize(data.images.load(i), size), label, data.class_names[guess], panels))
+        z, top = data.Z[c], data.Z[c].abs().argsort(descending=True, stable=True)[:attributes].tolist()
+        panels = tuple(Panel(data.attribute_names[a], M[a], float(psi[0, a]), float(z[a])) for a in top if z[a] != 0)
+        image, names = resize(data.images.load(i), size), data.class_names
+        rows.append(Row(image, names[c], bool(is_seen[c]), names[guess], panels))
     return rows
 
 
@@ -63,7 +63,7 @@ def draw(rows: list[Row], caption: str) -> Figure:
     """A row an image: the image, then each attribute's map over it, all on one scale."""
     columns = 1 + max(len(row.panels) for row in rows)
     strongest = max(panel.M.size * panel.M.max() for row in rows for panel in row.panels)
-    with new_figure(1.65 * len(rows) + 0.7, caption, width=max(1.25 * columns + 0.7, 4.2)) as figure:
+    with new_figure(1.65 * len(rows) + 0.7, caption, width=max(1.35 * columns + 0.6, 4.2)) as figure:
         grid = figure.subplots(len(rows), columns, squeeze=False)
         for axes, row in zip(grid, rows, strict=True):
             W, H = row.image.size
@@ -71,7 +71,9 @@ def draw(rows: list[Row], caption: str) -> Figure:
             for panel in axes:
                 panel.set_axis_off()
             axes[0].imshow(row.image)
-            axes[0].set_title(_wrapped(f"{row.label}\nnamed {row.predicted}"), fontsize=7)
+            verdict = "✓" if row.predicted == row.label else f"✗ {row.predicted}"
+            kind = "seen" if row.seen else "unseen"
+            axes[0].set_title(_wrapped(f"{row.label}\n{kind} class\n{verdict}"), fontsize=7)
             for panel, shown in zip(axes[1:], row.panels, strict=False):  # a class may have fewer attributes
                 panel.imshow(grey, cmap="gray", vmin=0, vmax=255)
                 picture = panel.imshow(
@@ -112,11 +114,15 @@ class Attention(ClassCommand):
         """The figure."""
         data = run.data
         pool = torch.cat([data.test_unseen, data.test_seen]) if self.classes else data.test_unseen
-        rows = attention_rows(run, self.pick(data, pool), self.attributes)
+        indices = self.pick(data, pool)
+        if not len(indices):
+            raise ValueError(f"{data.name!r} has no test image of {', '.join(self.classes)}")
+        rows = attention_rows(run, indices, self.attributes)
         h, w = rows[0].panels[0].M.shape
         shown = (
             f"Test images (drawn with seed {self.seed}); the figure chooses nothing. Beside each, the attention M of "
-            f"(6) over {h} x {w} regions, as a multiple of even attention, of the attributes with the largest weights z "
-            "in its class's prototype. ψ: the model's score of the attribute for the whole image, (9)."
+            f"(6) over {h} x {w} regions, as a multiple of even attention, of the attributes that weigh most in its "
+            "class's prototype, z. ψ: the model's score of the attribute for the whole image, (9). ✓, ✗: whether "
+            "the class is named rightly among all classes, (14)."
         )
         return draw(rows, run.caption(shown))

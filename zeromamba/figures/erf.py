@@ -126,7 +126,7 @@ class ERF(Command):
         return draw(fields, run.caption(shown))
 
     def _before(self, run: Run) -> str:
-        pretrained = self.before == "start" and run.settings.weights is not None
+        pretrained = self.before == "start" and run.settings.weights_file() is not None
         return "before training (pretrained)" if pretrained else "before training (random weights)"
 
     def _untrained(self, run: Run) -> ZeroMamba:

@@ -8,6 +8,7 @@ import tyro
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from ..backbones import REGISTRY
 from ..build import restore_model
 from ..checkpoint import Checkpoint, adopt_released, load_checkpoint
 from ..data import ZSLData, load_dataset
@@ -36,7 +37,7 @@ class Run:
         record, settings = self.checkpoint.record, self.settings
         epoch = f", epoch {record.epoch}" if record.epoch else ""  # the released checkpoints do not tell theirs
         return (
-            f"{shown} Run: data set {self.data.name}, backbone {settings.backbone}, variant {settings.variant}, "
+            f"{shown} Run: data set {self.data.name}, {REGISTRY[settings.backbone].title}, variant {settings.variant}, "
             f"{settings.image_size} px, seed {record.seed}{epoch}; protocol: {record.chosen_by}."
         )
 
@@ -116,7 +117,9 @@ def load_run(command: Command) -> Run:
     device = pick_device(command.device)
     if command.checkpoint.suffix == ".pth":
         if command.dataset is None:
-            raise ValueError(f"{command.checkpoint} does not say on what it was trained: give --dataset cub, sun or awa2")
+            raise ValueError(
+                f"{command.checkpoint} does not say on what it was trained: give --dataset cub, sun or awa2"
+            )
         settings = replace(preset(command.dataset, "paper"), protocol="paper")
         gamma = settings.fixed_gamma()
         assert gamma is not None, "Settings.fixed_gamma gives one under the paper's protocol"

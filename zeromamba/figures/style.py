@@ -24,7 +24,7 @@ BLUE, ORANGE, GREEN, PURPLE, SKY, RED, GREY = (
 COLOURS = (BLUE, ORANGE, GREEN, PURPLE, SKY, RED, GREY, "#000000")
 MARKERS = ("o", "^", "s", "D", "v", "P", "X", "<", ">", "p", "*")  # with COLOURS: 88 pairs before one comes twice
 
-STYLE: dict[str, Any] = {
+STYLE: dict[Any, Any] = {
     "font.size": 8,
     "axes.titlesize": 8,
     "axes.labelsize": 8,

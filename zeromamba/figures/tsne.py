@@ -48,7 +48,9 @@ def embed(values: Floats, seed: int) -> Floats:
         ValueError: with fewer than 4 images, or values that are not finite.
     """
     if len(values) < 4:
-        raise ValueError(f"t-SNE of {len(values)} images: expected at least 4; name more --classes or raise --per-class")
+        raise ValueError(
+            f"t-SNE of {len(values)} images: expected at least 4; name more --classes or raise --per-class"
+        )
     if not np.isfinite(values).all():
         raise ValueError("the features are not finite: has the training diverged?")
     perplexity = min(PERPLEXITY, (len(values) - 1) / 3)
@@ -56,9 +58,9 @@ def embed(values: Floats, seed: int) -> Floats:
 
 
 def silhouette(values: Floats, labels: Ints) -> str:
-    """Mean silhouette of the classes in the features themselves, (m, d); it needs two classes, and two images of one."""
+    """Mean silhouette of the classes in the features themselves, (m, d), if there is more than one image of a class."""
     defined = 1 < len(np.unique(labels)) < len(labels)
-    return f"silhouette {silhouette_score(values, labels):.2f}" if defined else "no silhouette"
+    return f"silhouette {silhouette_score(values, labels):z.2f}" if defined else "no silhouette"
 
 
 def draw(rows: dict[str, Features], class_names: tuple[str, ...], seed: int, caption: str) -> Figure:
@@ -92,6 +94,8 @@ class TSNE(ClassCommand):
         pools = {"unseen classes": data.test_unseen, "seen classes": data.test_seen}
         picked = {kind: self.pick(data, pool) for kind, pool in pools.items()}
         rows = {kind: features(run, indices) for kind, indices in picked.items() if len(indices)}
+        if not rows:
+            raise ValueError(f"{data.name!r} has no test image of {', '.join(self.classes)}")
         shown = (
             f"t-SNE of test images (classes and images drawn with seed {self.seed}); the figure chooses nothing. Left: "
             "pooled visual feature g of (8). Right: semantic representation ψ of (9). Mean silhouettes are of the "
