@@ -4,8 +4,10 @@ import textwrap
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import matplotlib
 import numpy as np
 import torch
+from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
@@ -16,7 +18,11 @@ from ..evaluation import Floats, predict, softmax
 from .run import ClassCommand, Run, at_least_one
 from .style import new_figure
 
+LEVELS = np.linspace(0, 1, 256)
 TITLE_WIDTH = 22  # characters
+DARKEST = 120  # of grey, 0 to 255: what black becomes under an attention map
+# from clear to dark red: where there is no attention, the image is left as it is
+HEAT = ListedColormap(np.column_stack([matplotlib.colormaps["YlOrRd"](LEVELS)[:, :3], 0.85 * LEVELS**0.5]))
 
 
 class Panel(NamedTuple):
@@ -71,17 +77,16 @@ def draw(rows: list[Row], caption: str) -> Figure:
             for panel in axes:
                 panel.set_axis_off()
             axes[0].imshow(row.image)
-            verdict = "✓" if row.predicted == row.label else f"✗ {row.predicted}"
-            kind = "seen" if row.seen else "unseen"
-            axes[0].set_title(_wrapped(f"{row.label}\n{kind} class\n{verdict}"), fontsize=7)
+            kind = "seen class" if row.seen else "unseen class"
+            verdict = "✓" if row.predicted == row.label else f"✗\n{row.predicted}"
+            axes[0].set_title(_wrapped(f"{row.label}\n{kind} {verdict}"), fontsize=7)
             for panel, shown in zip(axes[1:], row.panels, strict=False):  # a class may have fewer attributes
-                panel.imshow(grey, cmap="gray", vmin=0, vmax=255)
+                panel.imshow(grey, cmap="gray", vmin=-DARKEST, vmax=255)
                 picture = panel.imshow(
                     shown.M.size * shown.M,
-                    cmap="inferno",
+                    cmap=HEAT,
                     vmin=0,
                     vmax=strongest,
-                    alpha=0.6,
                     interpolation="bilinear",
                     extent=(-0.5, W - 0.5, H - 0.5, -0.5),
                 )
@@ -123,6 +128,6 @@ class Attention(ClassCommand):
             f"Test images (drawn with seed {self.seed}); the figure chooses nothing. Beside each, the attention M of "
             f"(6) over {h} x {w} regions, as a multiple of even attention, of the attributes that weigh most in its "
             "class's prototype, z. ψ: the model's score of the attribute for the whole image, (9). ✓, ✗: whether "
-            "the class is named rightly among all classes, (14)."
+            "the model names the class among all, (14), or which it names."
         )
         return draw(rows, run.caption(shown))

@@ -113,7 +113,7 @@ class ERF(Command):
         one_by_one = replace(settings, image_size=size, batch_size=1)  # large images, and gradients of all that is done
         batches = loader(run.data, images, one_by_one)
         fields = {
-            self._before(run): _measure(self._untrained(run), batches, run),
+            self._before(run): _measure(self.untrained(run), batches, run),
             "after training": _measure(run.model, batches, run),
         }
         for title, field in fields.items():
@@ -129,7 +129,12 @@ class ERF(Command):
         pretrained = self.before == "start" and run.settings.weights_file() is not None
         return "before training (pretrained)" if pretrained else "before training (random weights)"
 
-    def _untrained(self, run: Run) -> ZeroMamba:
+    def untrained(self, run: Run) -> ZeroMamba:
+        """The model before training.
+
+        Raises:
+            FileNotFoundError, ValueError: if the pretrained weights that the run began with cannot be read.
+        """
         settings = run.settings if self.before == "start" else replace(run.settings, weights=None)
         torch.manual_seed(run.checkpoint.record.seed)  # as in training: the run's own initial weights
         return build_model(settings, run.data.V).to(run.device).eval()
