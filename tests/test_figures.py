@@ -22,7 +22,7 @@ except ModuleNotFoundError as error:
     pytest.skip(str(error), allow_module_level=True)
 
 from zeromamba.figures.attention import Attention, attention_rows
-from zeromamba.figures.erf import ERF, Field, effective_receptive_field
+from zeromamba.figures.erf import ERF, effective_receptive_field, share_of_pixels
 from zeromamba.figures.gamma import Gamma, gamma_curve
 from zeromamba.figures.run import load_run
 from zeromamba.figures.tsne import TSNE, embed, features
@@ -146,8 +146,7 @@ def test_receptive_field_of_one_convolution_is_exactly_its_window():
     field = effective_receptive_field(lambda x: convolution(x).permute(0, 2, 3, 1), batches)
     expected = np.zeros((9, 11))
     expected[3:6, 4:7] = convolution.weight.detach().sum(dim=(0, 1)).numpy()
-    np.testing.assert_allclose(field.contribution, expected, rtol=1e-6)
-    assert field.cells == (9, 11)
+    np.testing.assert_allclose(field, expected, rtol=1e-6)
 
 
 def test_an_output_that_is_not_positive_or_a_pixel_that_lowers_it_contributes_nothing():
@@ -157,7 +156,7 @@ def test_an_output_that_is_not_positive_or_a_pixel_that_lowers_it_contributes_no
     field = effective_receptive_field(
         lambda x: nn.functional.conv2d(x, weight, padding=1).permute(0, 2, 3, 1), [torch.rand(1, 3, 5, 5)]
     )
-    assert field.contribution[1:4, 1:4].tolist() == [[0, 3, 3], [3, 3, 3], [3, 3, 3]]
+    assert field[1:4, 1:4].tolist() == [[0, 3, 3], [3, 3, 3], [3, 3, 3]]
 
 
 def test_a_map_that_no_pixel_moves_has_no_receptive_field():
@@ -169,8 +168,8 @@ def test_share_of_pixels_is_the_share_where_all_contribute_alike_and_one_pixel_w
     even, one = np.ones((10, 10)), np.zeros((10, 10))
     one[3, 4] = 7
     for share in (0.2, 0.5, 0.99):
-        assert Field(even, (1, 1)).share_of_pixels(share) == pytest.approx(share)
-        assert Field(one, (1, 1)).share_of_pixels(share) == 0.01
+        assert share_of_pixels(even, share) == pytest.approx(share)
+        assert share_of_pixels(one, share) == 0.01
 
 
 def test_before_training_are_the_weights_that_the_run_began_with(checkpoint, run, tiny, tmp_path):

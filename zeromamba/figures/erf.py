@@ -7,12 +7,11 @@ summed positive outputs at the centre of the feature map; summed over the pixel'
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
 import torch
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
 from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
@@ -28,26 +27,11 @@ SHARES = (0.2, 0.3, 0.5, 0.99)  # of the contribution; RepLKNet's thresholds
 NOTHING = 1e-12  # of the largest contribution: drawn for none at all, of which there is no logarithm
 
 
-class Field(NamedTuple):
-    """An effective receptive field."""
-
-    contribution: Floats  # (H, W) of each pixel
-    cells: tuple[int, int]  # h, w of the feature map; the centre is the one at h // 2, w // 2
-
-    def share_of_pixels(self, share: float) -> float:
-        """The smallest share of the pixels that holds `share` of all contribution; equal where all contribute alike.
-
-        Unlike RepLKNet's centred rectangle over logarithms it does not change with the scale of the gradient.
-        """
-        held = np.cumsum(np.sort(self.contribution, axis=None)[::-1])
-        return float(np.searchsorted(held, share * held[-1]) + 1) / held.size
-
-
-def effective_receptive_field(feature_map: Callable[[Tensor], Tensor], batches: Iterable[Tensor]) -> Field:
-    """The mean contribution of each pixel to the centre of the feature map.
+def effective_receptive_field(feature_map: Callable[[Tensor], Tensor], batches: Iterable[Tensor]) -> Floats:
+    """The mean contribution of each pixel to the centre of the feature map, (H, W) float64.
 
     Args:
-        feature_map: images (b, 3, H, W) to maps (b, h, w, C), each image for itself.
+        feature_map: images (b, 3, H, W) to maps (b, h, w, C), each image for itself; the centre is [h // 2, w // 2].
         batches: images (b, 3, H, W), prepared as in training.
 
     Raises:
@@ -57,28 +41,34 @@ def effective_receptive_field(feature_map: Callable[[Tensor], Tensor], batches: 
     for images in batches:
         images = images.detach().requires_grad_()
         f = feature_map(images)
-        h, w = f.shape[1:3]
-        (gradient,) = torch.autograd.grad(f[:, h // 2, w // 2].relu().sum(), images)
+        centre = f[:, f.shape[1] // 2, f.shape[2] // 2]
+        (gradient,) = torch.autograd.grad(centre.relu().sum(), images)
         total = total + gradient.relu().sum(dim=(0, 1)).double().cpu()
         count += len(images)
     if not total.isfinite().all() or not total.any():
         raise ValueError("the gradient of the feature map's centre is zero or not finite: has the training diverged?")
-    return Field((total / count).numpy(), (h, w))
+    return (total / count).numpy()
 
 
-def draw(fields: dict[str, Field], caption: str) -> Figure:
-    """Fields by title, side by side, each relative to its own largest contribution, on one logarithmic scale."""
-    logs = [np.log10(np.maximum(f.contribution / f.contribution.max(), NOTHING)) for f in fields.values()]
+def share_of_pixels(contribution: Floats, share: float) -> float:
+    """The smallest share of the pixels that holds `share` of all contribution; equal where all contribute alike.
+
+    Unlike RepLKNet's centred rectangle over logarithms it does not change with the scale of the gradient.
+    """
+    held = np.cumsum(np.sort(contribution, axis=None)[::-1])
+    return float(np.searchsorted(held, share * held[-1]) + 1) / held.size
+
+
+def draw(contributions: dict[str, Floats], caption: str) -> Figure:
+    """Contributions (H, W) by title, each relative to its own largest value, on one logarithmic scale."""
+    logs = [np.log10(np.maximum(c / c.max(), NOTHING)) for c in contributions.values()]
     lowest = min(float(np.percentile(log, 2)) for log in logs)
-    with new_figure(3.8, caption, width=3.2 * len(fields) + 0.6) as figure:
-        axes = figure.subplots(1, len(fields), squeeze=False)[0]
-        for panel, (title, field), log in zip(axes, fields.items(), logs, strict=True):
+    with new_figure(3.8, caption, width=3.2 * len(logs) + 0.6) as figure:
+        axes = figure.subplots(1, len(logs), squeeze=False)[0]
+        for panel, (title, contribution), log in zip(axes, contributions.items(), logs, strict=True):
             H, W = log.shape
             picture = panel.imshow(log, cmap="viridis", vmin=lowest, vmax=0, extent=(0, W, H, 0))
-            (h, w), patch = field.cells, (H / field.cells[0], W / field.cells[1])
-            corner = (w // 2 * patch[1], h // 2 * patch[0])
-            panel.add_patch(Rectangle(corner, patch[1], patch[0], fill=False, edgecolor="white", linewidth=0.8))
-            half, most = (100 * field.share_of_pixels(share) for share in (0.5, 0.99))
+            half, most = (100 * share_of_pixels(contribution, share) for share in (0.5, 0.99))
             panel.set(title=title, xlabel=f"50% of it in {half:.1f}% of the pixels, 99% in {most:.1f}%")
             panel.spines[:].set_visible(False)
         figure.colorbar(picture, ax=list(axes), label="log10 (contribution / largest)", extend="min", shrink=0.75)
@@ -112,18 +102,18 @@ class ERF(Command):
         images = trainval[order[: self.images]]
         one_by_one = replace(settings, image_size=size, batch_size=1)  # large images, and gradients of all that is done
         batches = loader(run.data, images, one_by_one)
-        fields = {
+        contributions = {
             self._before(run): _measure(self.untrained(run), batches, run),
             "after training": _measure(run.model, batches, run),
         }
-        for title, field in fields.items():
-            shares = ", ".join(f"{100 * s:g}% in {100 * field.share_of_pixels(s):.2f}%" for s in SHARES)
+        for title, contribution in contributions.items():
+            shares = ", ".join(f"{100 * s:g}% in {100 * share_of_pixels(contribution, s):.2f}%" for s in SHARES)
             print(f"{title}: contribution in share of the pixels: {shares}")
         shown = (
-            "Effective receptive field: contribution of each pixel to the centre of the feature map (its own patch "
-            f"outlined), mean over {len(images)} training images at {size} px; no test image."
+            "Effective receptive field: contribution of each pixel to the centre of the feature map, mean over "
+            f"{len(images)} training images at {size} px; no test image."
         )
-        return draw(fields, run.caption(shown))
+        return draw(contributions, run.caption(shown))
 
     def _before(self, run: Run) -> str:
         pretrained = self.before == "start" and run.settings.weights_file() is not None
@@ -140,7 +130,7 @@ class ERF(Command):
         return build_model(settings, run.data.V).to(run.device).eval()
 
 
-def _measure(model: ZeroMamba, batches: DataLoader, run: Run) -> Field:
+def _measure(model: ZeroMamba, batches: DataLoader, run: Run) -> Floats:
     model.requires_grad_(False)
     bar = tqdm(batches, desc="gradients", unit="img", leave=False, dynamic_ncols=True, disable=None)
     return effective_receptive_field(lambda x: model.backbone(x).map, (images.to(run.device) for images, _ in bar))
