@@ -1,6 +1,5 @@
 """Figures 3 and 9: where on an image the model finds the attributes of its class, M of (6)."""
 
-import textwrap
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -16,10 +15,11 @@ from ..data import ImageDataset
 from ..data.pixels import resize
 from ..evaluation import Floats, predict, softmax
 from .run import ClassCommand, Run, at_least_one
-from .style import new_figure
+from .style import LINE, new_figure, readable, wrap
 
 LEVELS = np.linspace(0, 1, 256)
-TITLE_WIDTH = 22  # characters
+SIDE = 1.25  # of a panel, inches
+TITLE_SIZE = 7  # points
 DARKEST = 120  # of grey, 0 to 255: what black becomes under an attention map
 # from clear to dark red: where there is no attention, the image is left as it is
 HEAT = ListedColormap(np.column_stack([matplotlib.colormaps["YlOrRd"](LEVELS)[:, :3], 0.85 * LEVELS**0.5]))
@@ -67,21 +67,22 @@ def attention_rows(run: Run, indices: Tensor, attributes: int) -> list[Row]:
 
 def draw(rows: list[Row], caption: str) -> Figure:
     """A row an image: the image, then each attribute's map over it, all on one scale."""
-    columns = 1 + max(len(row.panels) for row in rows)
+    titles = [[_title(_about(row)), *(_title(_found(panel)) for panel in row.panels)] for row in rows]
+    columns = max(map(len, titles))
+    lines = sum(1 + max(title.count("\n") for title in of_row) for of_row in titles)
     strongest = max(panel.M.size * panel.M.max() for row in rows for panel in row.panels)
-    with new_figure(1.65 * len(rows) + 0.7, caption, width=max(1.35 * columns + 0.6, 4.2)) as figure:
+    height = len(rows) * SIDE + lines * LINE * TITLE_SIZE / 72
+    with new_figure(height + 0.2, caption, width=max(columns * (SIDE + 0.1) + 0.7, 4.2)) as figure:
         grid = figure.subplots(len(rows), columns, squeeze=False)
-        for axes, row in zip(grid, rows, strict=True):
+        for panel in grid.flat:
+            panel.set_axis_off()  # also those that a class with fewer attributes leaves empty
+        for axes, row, of_row in zip(grid, rows, titles, strict=True):
             W, H = row.image.size
-            grey = np.asarray(row.image.convert("L"))
-            for panel in axes:
-                panel.set_axis_off()
+            for panel, title in zip(axes, of_row, strict=False):
+                panel.set_title(title, fontsize=TITLE_SIZE)
             axes[0].imshow(row.image)
-            kind = "seen class" if row.seen else "unseen class"
-            verdict = "✓" if row.predicted == row.label else f"✗\n{row.predicted}"
-            axes[0].set_title(_wrapped(f"{row.label}\n{kind} {verdict}"), fontsize=7)
-            for panel, shown in zip(axes[1:], row.panels, strict=False):  # a class may have fewer attributes
-                panel.imshow(grey, cmap="gray", vmin=-DARKEST, vmax=255)
+            for panel, shown in zip(axes[1:], row.panels, strict=False):
+                panel.imshow(np.asarray(row.image.convert("L")), cmap="gray", vmin=-DARKEST, vmax=255)
                 picture = panel.imshow(
                     shown.M.size * shown.M,
                     cmap=HEAT,
@@ -90,14 +91,23 @@ def draw(rows: list[Row], caption: str) -> Figure:
                     interpolation="bilinear",
                     extent=(-0.5, W - 0.5, H - 0.5, -0.5),
                 )
-                panel.set_title(_wrapped(f"{shown.attribute}\nψ {shown.psi:.2f}, z {shown.z:.2f}"), fontsize=7)
         bar = figure.colorbar(picture, ax=grid, shrink=min(1.0, 1.5 / len(rows)), fraction=0.03)
-        bar.set_label("attention M / uniform", fontsize=7)
+        bar.set_label("attention M / uniform", fontsize=TITLE_SIZE)
     return figure
 
 
-def _wrapped(text: str) -> str:
-    return "\n".join(textwrap.fill(line, TITLE_WIDTH) for line in text.splitlines())
+def _about(row: Row) -> str:
+    kind = "seen class" if row.seen else "unseen class"
+    verdict = "✓" if row.predicted == row.label else f"✗\n{readable(row.predicted)}"
+    return f"{readable(row.label)}\n{kind} {verdict}"
+
+
+def _found(panel: Panel) -> str:
+    return f"{readable(panel.attribute)}\nψ {panel.psi:z.2f}, z {panel.z:.2f}"
+
+
+def _title(text: str) -> str:
+    return "\n".join(wrap(text, SIDE, TITLE_SIZE))
 
 
 @dataclass(frozen=True)

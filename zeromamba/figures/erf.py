@@ -24,7 +24,7 @@ from .run import Command, Run, at_least_one
 from .style import new_figure
 
 SHARES = (0.2, 0.3, 0.5, 0.99)  # of the contribution; RepLKNet's thresholds
-NOTHING = 1e-12  # of the largest contribution: drawn for none at all, of which there is no logarithm
+LOWEST = -12  # log10 of a share of the largest contribution: drawn for none at all, which has no logarithm
 
 
 def effective_receptive_field(feature_map: Callable[[Tensor], Tensor], batches: Iterable[Tensor]) -> Floats:
@@ -61,9 +61,9 @@ def share_of_pixels(contribution: Floats, share: float) -> float:
 
 def draw(contributions: dict[str, Floats], caption: str) -> Figure:
     """Contributions (H, W) by title, each relative to its own largest value, on one logarithmic scale."""
-    logs = [np.log10(np.maximum(c / c.max(), NOTHING)) for c in contributions.values()]
-    lowest = min(float(np.percentile(log, 2)) for log in logs)
-    with new_figure(3.8, caption, width=3.2 * len(logs) + 0.6) as figure:
+    logs = [np.log10(np.maximum(c / c.max(), 10.0**LOWEST)) for c in contributions.values()]
+    lowest = min(float(np.percentile(log[log > LOWEST], 2)) for log in logs)
+    with new_figure(3.4, caption, width=3.2 * len(logs) + 0.6) as figure:
         axes = figure.subplots(1, len(logs), squeeze=False)[0]
         for panel, (title, contribution), log in zip(axes, contributions.items(), logs, strict=True):
             H, W = log.shape
@@ -111,7 +111,7 @@ class ERF(Command):
             print(f"{title}: contribution in share of the pixels: {shares}")
         shown = (
             "Effective receptive field: contribution of each pixel to the centre of the feature map, mean over "
-            f"{len(images)} training images at {size} px; no test image."
+            f"training images ({len(images)} of them, at {size} px); no test image."
         )
         return draw(contributions, run.caption(shown))
 

@@ -25,7 +25,7 @@ def draw(curve: Curve, chosen: GZSL, caption: str) -> Figure:
     low, high = min(0.0, 1.1 * chosen.gamma), 1.1 * max(chosen.gamma, *moves[-1:], 0.01)
     edges = np.concatenate([[low], moves[(low < moves) & (moves < high)], [high]])
     points = [curve.at(gamma) for gamma in edges]
-    with new_figure(3.4, caption, width=4.8) as figure:
+    with new_figure(3.0, caption, width=4.8) as figure:
         axes = figure.subplots()
         for name, colour, line in (("U", BLUE, "-"), ("S", ORANGE, "--"), ("H", GREEN, "-.")):
             values = [100 * getattr(point, name) for point in points]

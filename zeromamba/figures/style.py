@@ -16,6 +16,7 @@ WIDTH = 7.2  # inches: a page of two columns
 DPI = 160
 CAPTION_SIZE = 7  # points
 CHARACTER = 0.57  # mean width of a character, as a share of its size
+LINE = 1.4  # distance of lines, as a share of the letters' size
 
 # Okabe and Ito's colours, told apart by colour-blind readers and in print; yellow is left out, too pale on white
 BLUE, ORANGE, GREEN, PURPLE, SKY, RED, GREY = (
@@ -32,19 +33,30 @@ STYLE: dict[Any, Any] = {
     "axes.spines.right": False,
     "legend.frameon": False,
     "text.parse_math": False,  # names are shown as they are, with a $ too
+    "figure.constrained_layout.h_pad": 0.08,  # inches; with less, the uppermost title is cut
     "svg.fonttype": "none",
 }
 
 
 @contextmanager
 def new_figure(height: float, caption: str, width: float = WIDTH) -> Iterator[Figure]:
-    """A figure of `width` x `height` inches to draw on, its caption below."""
+    """A figure to draw on, `width` x `height` inches and what its caption below needs."""
+    lines = wrap(caption, width, CAPTION_SIZE)
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(width, height), layout="constrained")
-        characters = int(72 * width / (CHARACTER * CAPTION_SIZE))
-        text = textwrap.fill(caption, characters)
-        figure.supxlabel(text, x=0.01, ha="left", fontsize=CAPTION_SIZE, color=GREY)
+        figure = Figure(figsize=(width, height + len(lines) * LINE * CAPTION_SIZE / 72), layout="constrained")
+        figure.supxlabel("\n".join(lines), x=0.01, ha="left", fontsize=CAPTION_SIZE, color=GREY)
         yield figure
+
+
+def wrap(text: str, width: float, size: float) -> list[str]:
+    """The lines of a text set in letters of `size` points, none wider than `width` inches."""
+    characters = int(72 * width / (CHARACTER * size))
+    return [line for paragraph in text.splitlines() for line in textwrap.wrap(paragraph, characters)]
+
+
+def readable(name: str) -> str:
+    """The name of a class or attribute with blanks, at which it can be broken, for a data set's separators."""
+    return name.replace("::", ": ").replace("_", " ").replace("+", " ")
 
 
 def prepare(file: Path) -> None:

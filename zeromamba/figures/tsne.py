@@ -13,7 +13,7 @@ from torch import Tensor
 from ..evaluation import Floats, Ints
 from ..training import loader, represent
 from .run import ClassCommand, Run
-from .style import COLOURS, MARKERS, new_figure
+from .style import COLOURS, MARKERS, new_figure, readable
 
 PERPLEXITY = 30  # scikit-learn's default, lowered where there are few images
 
@@ -65,7 +65,7 @@ def silhouette(values: Floats, labels: Ints) -> str:
 
 def draw(rows: dict[str, Features], class_names: tuple[str, ...], seed: int, caption: str) -> Figure:
     """A row for each kind of class: visual features left, semantic ones right, a colour and a marker a class."""
-    with new_figure(2.9 * len(rows) + 0.4, caption) as figure:
+    with new_figure(2.9 * len(rows), caption) as figure:
         grid = figure.subplots(len(rows), 2, squeeze=False)
         for axes, (kind, of) in zip(grid, rows.items(), strict=True):
             for panel, name, values in (
@@ -76,7 +76,9 @@ def draw(rows: dict[str, Features], class_names: tuple[str, ...], seed: int, cap
                 for i, c in enumerate(np.unique(of.labels)):
                     x, y = points[of.labels == c].T
                     colour, marker = COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]
-                    panel.scatter(x, y, s=11, c=colour, marker=marker, linewidths=0, alpha=0.8, label=class_names[c])
+                    panel.scatter(
+                        x, y, s=11, c=colour, marker=marker, linewidths=0, alpha=0.8, label=readable(class_names[c])
+                    )
                 panel.set(xticks=[], yticks=[], title=f"{name}: {silhouette(values, of.labels)}")
                 panel.spines[:].set_visible(True)
             axes[0].set_ylabel(kind)
