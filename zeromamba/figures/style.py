@@ -18,12 +18,12 @@ CAPTION_SIZE = 7  # points
 CHARACTER = 0.57  # mean width of a character, as a share of its size
 LINE = 1.4  # distance of lines, as a share of the letters' size
 
-# Okabe and Ito's colours, told apart by colour-blind readers and in print; yellow is left out, too pale on white
+# Okabe and Ito's colours, told apart by colour-blind readers (but yellow, too pale on white), and two of Tol's
 BLUE, ORANGE, GREEN, PURPLE, SKY, RED, GREY = (
     "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#595959",
 )  # fmt: skip
-COLOURS = (BLUE, ORANGE, GREEN, PURPLE, SKY, RED, GREY, "#000000")
-MARKERS = ("o", "^", "s", "D", "v", "P", "X", "<", ">", "p", "*")  # with COLOURS: 88 pairs before one comes twice
+COLOURS = (BLUE, ORANGE, GREEN, PURPLE, SKY, RED, GREY, "#000000", "#882255", "#999933")
+MARKERS = ("o", "^", "s", "D", "v", "P", "X", "<", ">", "p", "*")  # with COLOURS: 110 pairs before one comes twice
 
 STYLE: dict[Any, Any] = {
     "font.size": 8,
