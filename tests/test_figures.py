@@ -229,7 +229,7 @@ def error_of(*arguments):
 
 
 def test_errors_name_what_is_wrong(checkpoint, tmp_path):
-    assert "nowhere.safetensors" in error_of("gamma", tmp_path / "nowhere.safetensors")
+    assert "nowhere.safetensors" in error_of("gamma", tmp_path / "no folder" / "nowhere.safetensors")
     assert ".jpg" in error_of("gamma", checkpoint, "--out", tmp_path / "figure.jpg")
     assert "--dataset" in error_of("gamma", tmp_path / "CUB_bestGZSL.pth")
     assert "red" in error_of("gamma", checkpoint, "--dataset", "demo")

@@ -24,10 +24,10 @@ def main(argv: list[str] | None = None) -> None:
     figures: dict[str, Callable[..., Command]] = {"attention": Attention, "tsne": TSNE, "erf": ERF, "gamma": Gamma}
     command = tyro.extras.subcommand_cli_from_dict(figures, args=argv, description=__package__)
     try:
-        prepare(command.file)
         run = load_run(command)
         for note in run.data.notes:
             print(f"note: {note}")
+        prepare(command.file)
         save(command.draw(run), command.file)
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
