@@ -63,7 +63,7 @@ def draw(contributions: dict[str, Floats], caption: str) -> Figure:
     """Contributions (H, W) by title, each relative to its own largest value, on one logarithmic scale."""
     logs = [np.log10(np.maximum(c / c.max(), 10.0**LOWEST)) for c in contributions.values()]
     lowest = min(float(np.percentile(log[log > LOWEST], 2)) for log in logs)
-    with new_figure(3.4, caption, width=3.2 * len(logs) + 0.6) as figure:
+    with new_figure(3.6, caption, width=3.2 * len(logs) + 0.6) as figure:
         axes = figure.subplots(1, len(logs), squeeze=False)[0]
         for panel, (title, contribution), log in zip(axes, contributions.items(), logs, strict=True):
             H, W = log.shape
