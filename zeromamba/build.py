@@ -1,20 +1,21 @@
-"""Put a ZeroMamba together from settings; backbones are named in their registry, weights are in files."""
+"""Put a model together from settings; backbones are named in their registry, weights are in files."""
 
 from pathlib import Path
 
 from torch import Tensor
 
+from .ablations import Baseline, WithoutGRL, WithoutSLP
 from .backbones import REGISTRY, BackboneName, build_backbone
 from .checkpoint import Checkpoint, in_zeromamba
-from .model import ZeroMamba
+from .model import ZeroMamba, ZeroShotModel
 from .settings import Settings
 from .weights import load_strict
 
 PRETRAINED_PARTS = ("backbone.", "grl.head.")  # what an ImageNet checkpoint covers
 
 
-def build_model(settings: Settings, V: Tensor) -> ZeroMamba:
-    """A new ZeroMamba for attributes with word vectors V (a, v), with pretrained backbone if the settings name one.
+def build_model(settings: Settings, V: Tensor) -> ZeroShotModel:
+    """A new model for attributes with word vectors V (a, v), with pretrained backbone if the settings name one.
 
     Raises:
         FileNotFoundError, ValueError, ImportError: the weights are missing or do not fit, the settings contradict
@@ -26,7 +27,7 @@ def build_model(settings: Settings, V: Tensor) -> ZeroMamba:
     return model
 
 
-def load_pretrained(model: ZeroMamba, backbone: BackboneName, path: Path) -> None:
+def load_pretrained(model: ZeroShotModel, backbone: BackboneName, path: Path) -> None:
     """Start the backbone, and GRL's head where it keeps one, from released ImageNet weights, strictly.
 
     Raises:
@@ -37,7 +38,7 @@ def load_pretrained(model: ZeroMamba, backbone: BackboneName, path: Path) -> Non
         raise ValueError(f"--weights {path}: no weights were ever released for backbone {backbone!r}: give None")
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such weights file" + (f"; get it from {url}" if url else ""))
-    keep_head = bool(model.variant.head_classes)
+    keep_head = any(name.startswith("grl.head.") for name, _ in model.named_parameters())
     state = {
         in_zeromamba(name): tensor
         for name, tensor in released.load(path).items()
@@ -46,14 +47,15 @@ def load_pretrained(model: ZeroMamba, backbone: BackboneName, path: Path) -> Non
     load_strict(model, state, path, PRETRAINED_PARTS)
 
 
-def restore_model(checkpoint: Checkpoint, settings: Settings) -> ZeroMamba:
+def restore_model(checkpoint: Checkpoint, settings: Settings) -> ZeroShotModel:
     """The model of a checkpoint; `settings` may differ from its own in what concerns the machine."""
-    model = _assemble(settings, checkpoint.state["slp.V"])
+    # a model without SLP asks of V (a, v) only how many attributes there are, which Z (c, a) tells too
+    model = _assemble(settings, checkpoint.state.get("slp.V", checkpoint.Z.T))
     load_strict(model, checkpoint.state, checkpoint.source)
     return model
 
 
-def _assemble(settings: Settings, V: Tensor) -> ZeroMamba:
+def _assemble(settings: Settings, V: Tensor) -> ZeroShotModel:
     backbone = build_backbone(
         settings.backbone,
         discretization=settings.discretization,
@@ -61,4 +63,13 @@ def _assemble(settings: Settings, V: Tensor) -> ZeroMamba:
         grad_checkpoint=settings.grad_checkpoint,
         impl=settings.scan,
     )
-    return ZeroMamba(backbone, V, settings.variant, settings.logit_scale, settings.protocol_rules.sef_eps)
+    scoring = (settings.variant, settings.logit_scale)
+    match settings.components:
+        case "full":
+            return ZeroMamba(backbone, V, *scoring, settings.protocol_rules.sef_eps)
+        case "without-slp":
+            return WithoutSLP(backbone, len(V), *scoring)
+        case "without-grl":
+            return WithoutGRL(backbone, V, *scoring)
+        case "baseline":
+            return Baseline(backbone, len(V), *scoring)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from .backbones import vmamba
 from .data import ZSLData
-from .model import ZeroMamba
+from .model import ZeroShotModel
 from .settings import Settings
 from .weights import Released, State, listing, load_safetensors, read_torch, save_safetensors
 
@@ -89,7 +89,7 @@ def _some(names: tuple[str, ...]) -> str:
     return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
 
 
-def save_checkpoint(path: Path, model: ZeroMamba, data: ZSLData, record: Record) -> None:
+def save_checkpoint(path: Path, model: ZeroShotModel, data: ZSLData, record: Record) -> None:
     """Write a checkpoint atomically."""
     save_safetensors({**model.state_dict(), "Z": data.Z}, path, {"zeromamba": json.dumps(asdict(record))})
 

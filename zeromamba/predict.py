@@ -19,7 +19,7 @@ from .checkpoint import Checkpoint, load_checkpoint
 from .data import ImageDataset, ImageFiles
 from .data.base import unit_prototypes
 from .data.folder import read_table
-from .model import ZeroMamba
+from .model import ZeroShotModel
 from .training import pick_device
 
 
@@ -54,7 +54,7 @@ def read_classes(path: Path, attribute_names: tuple[str, ...]) -> tuple[tuple[st
 
 @torch.inference_mode()
 def predict(
-    model: ZeroMamba, images: Tensor, Z: Tensor, class_names: tuple[str, ...], attribute_names: tuple[str, ...]
+    model: ZeroShotModel, images: Tensor, Z: Tensor, class_names: tuple[str, ...], attribute_names: tuple[str, ...]
 ) -> list[Prediction]:
     """Name images (b, 3, H, W), prepared as `ImageDataset` does, among classes with prototypes Z (c, a)."""
     model.eval()

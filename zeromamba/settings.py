@@ -9,6 +9,7 @@ from .model import VariantName
 
 ProtocolName = Literal["validation", "paper"]
 PresetName = Literal["paper", "small"]
+Components = Literal["full", "without-slp", "without-grl", "baseline"]
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,8 @@ class Settings:
     weights: Literal["released"] | Path | None = "released"
     """ImageNet weights that the backbone starts from: a released file, or "released", which looks for it in
     checkpoints/ under its own name; None trains from scratch"""
+    components: Components = "full"
+    """full: ZeroMamba; without-slp, without-grl, baseline: the compositions of the paper's Table 5"""
     discretization: Literal["euler", "zoh"] = "euler"
     """Bbar = dt*B (pretrained VMamba), or exact zero-order hold (2)"""
     drop_path: float | None = None

@@ -21,7 +21,7 @@ from .data import ImageDataset, ZSLData
 from .evaluation import Bools, Evaluation, Floats, Ints, evaluate
 from .files import atomic_write
 from .losses import objective
-from .model import ZeroMamba
+from .model import ZeroShotModel
 from .settings import Settings
 
 MILESTONES = (10, 20, 30, 40)  # epochs after which the released code halves its learning rates
@@ -82,7 +82,7 @@ def loader(data: ZSLData, indices: Tensor, settings: Settings, *, shuffle: bool 
 
 @torch.inference_mode()
 def represent(
-    model: ZeroMamba,
+    model: ZeroShotModel,
     batches: DataLoader,
     settings: Settings,
     device: torch.device,
@@ -110,7 +110,7 @@ class Scores(NamedTuple):
     seen: Bools  # (c,)
 
 
-def score_split(model: ZeroMamba, data: ZSLData, split: Split, settings: Settings, device: torch.device) -> Scores:
+def score_split(model: ZeroShotModel, data: ZSLData, split: Split, settings: Settings, device: torch.device) -> Scores:
     """Score the evaluated images of a split against all its candidates."""
     psi, indices = represent(model, loader(data, split.evaluated, settings), settings, device)
     with torch.inference_mode():
@@ -120,7 +120,7 @@ def score_split(model: ZeroMamba, data: ZSLData, split: Split, settings: Setting
 
 
 def evaluate_split(
-    model: ZeroMamba,
+    model: ZeroShotModel,
     data: ZSLData,
     split: Split,
     settings: Settings,
@@ -139,7 +139,7 @@ def is_undecayed(name: str, parameter: nn.Parameter) -> bool:
     return parameter.ndim <= 1 or name.rsplit(".", 1)[-1] in {"A_log", "D", "dt_bias", "pos_embed", "cls_token"}
 
 
-def make_optimizer(model: ZeroMamba, settings: Settings) -> torch.optim.Optimizer:
+def make_optimizer(model: ZeroShotModel, settings: Settings) -> torch.optim.Optimizer:
     """The optimiser with the released code's two learning rates; see `Protocol.decay_everything`."""
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
@@ -175,7 +175,7 @@ class Fit:
 
     def __init__(
         self,
-        model: ZeroMamba,
+        model: ZeroShotModel,
         data: ZSLData,
         split: Split,
         settings: Settings,
