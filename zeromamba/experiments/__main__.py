@@ -77,8 +77,8 @@ def write(experiment: Experiment, cells: list[Cell], command: CommandLine, folde
     """Write tables and figures of what is finished."""
     write_tables(experiment, cells, command.reduced, folder)
     if experiment.chart:
-        from . import charts  # needs the packages that draw
         from ..figures.style import save
+        from . import charts  # needs the packages that draw
 
         for name, figure in charts.draw(experiment, cells, command.reduced, device).items():
             save(figure, folder / f"{name}.png")

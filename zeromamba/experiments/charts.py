@@ -12,8 +12,8 @@ from ..build import restore_model
 from ..checkpoint import load_checkpoint
 from ..figures import gamma
 from ..figures.run import Run
-from ..figures.style import COLOURS, GREY, MARKERS, new_figure
-from ..report import METRICS, incomparable
+from ..figures.style import COLOURS, MARKERS, new_figure
+from ..report import incomparable
 from .grids import REDUCED_NOTE, ChartName, Experiment
 from .paper import METRICS as PRINTED
 from .run import Cell

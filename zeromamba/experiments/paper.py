@@ -28,11 +28,14 @@ class PrintedRow:
 def printed_rows() -> tuple[PrintedRow, ...]:
     """Every row, in the paper's order."""
     text = files(__package__).joinpath("paper.csv").read_text(encoding="utf-8")
-    rows = []
-    for values in csv.DictReader(line for line in text.splitlines() if not line.startswith("#")):
-        numbers = {name: float(values[name]) if values[name] else None for name in ("params", *METRICS)}
-        rows.append(PrintedRow(**{**values, **numbers}))
-    return tuple(rows)
+    table = csv.DictReader(line for line in text.splitlines() if not line.startswith("#"))
+    return tuple(_row(values) for values in table)
+
+
+def _row(values: dict[str, str]) -> PrintedRow:
+    names = {name: values[name] for name in ("source", "method", "backbone", "venue", "dataset")}
+    numbers = {name: float(values[name]) if values[name] else None for name in ("params", *METRICS)}
+    return PrintedRow(**names, **numbers)
 
 
 def printed(source: str, dataset: str) -> dict[str, PrintedRow]:

@@ -48,12 +48,15 @@ class Row(NamedTuple):
 def attention_rows(run: Run, indices: Tensor, attributes: int) -> list[Row]:
     """For each image, the attention maps of at most `attributes` attributes: those of largest |z| in its class."""
     data, model, is_seen = run.data, run.model, run.is_seen
+    slp = getattr(model, "slp", None)
+    if slp is None:
+        raise ValueError(f"{run.checkpoint.source}: {run.settings.components!r} has no SLP, hence no attention map")
     size = run.settings.image_size
     images = ImageDataset(data.images, indices, size)
     rows = []
     for x, i in (images[j] for j in range(len(images))):
         features = model.backbone(x[None].to(run.device))
-        M = model.slp.attention(features.map)[0].double().cpu().numpy()
+        M = slp.attention(features.map)[0].double().cpu().numpy()
         psi = model.represent(features).float().cpu()
         p = softmax(model.logits(psi, data.Z).double().numpy())
         (guess,) = predict(p, is_seen.numpy(), run.checkpoint.record.gamma)

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from ..build import build_model
 from ..evaluation import Floats
-from ..model import ZeroMamba
+from ..model import ZeroShotModel
 from ..training import loader
 from .run import Command, Run, at_least_one
 from .style import new_figure
@@ -119,7 +119,7 @@ class ERF(Command):
         pretrained = self.before == "start" and run.settings.weights_file() is not None
         return "before training (pretrained)" if pretrained else "before training (random weights)"
 
-    def untrained(self, run: Run) -> ZeroMamba:
+    def untrained(self, run: Run) -> ZeroShotModel:
         """The model before training.
 
         Raises:
@@ -130,7 +130,7 @@ class ERF(Command):
         return build_model(settings, run.data.V).to(run.device).eval()
 
 
-def _measure(model: ZeroMamba, batches: DataLoader, run: Run) -> Floats:
+def _measure(model: ZeroShotModel, batches: DataLoader, run: Run) -> Floats:
     model.requires_grad_(False)
     bar = tqdm(batches, desc="gradients", unit="img", leave=False, dynamic_ncols=True, disable=None)
     return effective_receptive_field(lambda x: model.backbone(x).map, (images.to(run.device) for images, _ in bar))

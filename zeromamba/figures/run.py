@@ -12,7 +12,7 @@ from ..backbones import REGISTRY
 from ..build import restore_model
 from ..checkpoint import Checkpoint, adopt_released, load_checkpoint
 from ..data import ZSLData, load_dataset
-from ..model import ZeroMamba
+from ..model import ZeroShotModel
 from ..settings import Settings, preset
 from ..training import pick_device
 
@@ -24,7 +24,7 @@ class Run:
     checkpoint: Checkpoint
     settings: Settings
     data: ZSLData
-    model: ZeroMamba
+    model: ZeroShotModel
     device: torch.device
 
     @property
