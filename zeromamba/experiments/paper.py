@@ -33,9 +33,15 @@ def printed_rows() -> tuple[PrintedRow, ...]:
 
 
 def _row(values: dict[str, str]) -> PrintedRow:
-    names = {name: values[name] for name in ("source", "method", "backbone", "venue", "dataset")}
-    numbers = {name: float(values[name]) if values[name] else None for name in ("params", *METRICS)}
-    return PrintedRow(**names, **numbers)
+    def number(name: str) -> float | None:
+        return float(values[name]) if values[name] else None
+
+    return PrintedRow(
+        *(values[name] for name in ("source", "method", "backbone", "venue")),
+        number("params"),
+        values["dataset"],
+        *map(number, METRICS),
+    )
 
 
 def printed(source: str, dataset: str) -> dict[str, PrintedRow]:
