@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from zeromamba import weights
+from zeromamba.ablations import Baseline
 from zeromamba.backbones import ImageNetClassifier, build_backbone
 from zeromamba.backbones.vmamba import RELEASED, VMamba
 from zeromamba.build import load_pretrained
@@ -146,6 +147,13 @@ def test_an_imagenet_checkpoint_starts_the_backbone_and_the_head_of_the_variant_
     assert ("grl.head.weight" in loaded) == (variant == "released")
     if variant == "released":
         assert torch.equal(loaded["grl.head.weight"], checkpoint["classifier.head.weight"])
+
+
+def test_an_imagenet_checkpoint_starts_the_backbone_of_a_composition_without_grl(tmp_path, checkpoint):
+    torch.save({"model": checkpoint}, tmp_path / "vssm.pth")
+    model = Baseline(vmamba(), released.ATTRIBUTES)
+    load_pretrained(model, "small", tmp_path / "vssm.pth")
+    assert torch.equal(model.state_dict()["backbone.norm.weight"], checkpoint["classifier.norm.weight"])
 
 
 def test_an_imagenet_checkpoint_without_the_head_that_is_kept_or_that_is_missing_is_refused(tmp_path, checkpoint):

@@ -37,10 +37,16 @@ def _row(values: dict[str, str]) -> PrintedRow:
         return float(values[name]) if values[name] else None
 
     return PrintedRow(
-        *(values[name] for name in ("source", "method", "backbone", "venue")),
-        number("params"),
-        values["dataset"],
-        *map(number, METRICS),
+        source=values["source"],
+        method=values["method"],
+        backbone=values["backbone"],
+        venue=values["venue"],
+        params=number("params"),
+        dataset=values["dataset"],
+        czsl=number("czsl"),
+        U=number("U"),
+        S=number("S"),
+        H=number("H"),
     )
 
 
