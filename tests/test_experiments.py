@@ -140,6 +140,14 @@ def test_a_setting_that_diverges_takes_no_other_run_with_it(tiny, tmp_path, monk
     assert [row["czsl"] != "" for row in table_of(tmp_path / "table7").values()] == [True, False, True]
 
 
+def test_a_backbone_whose_weights_nobody_released_is_one_row_s_affair(tiny, tmp_path):
+    (row,) = (row for row in EXPERIMENTS["table4"].rows if row.name == "LocalVim-Small")
+    data = load_dataset(str(tiny), Path(), seed=0)
+    experiment = replace(EXPERIMENTS["table4"], rows=(row,))
+    (cell,) = run_module.plan(experiment, data, {"dataset": str(tiny)}, False, tmp_path)
+    assert cell.unavailable == "no weights of LocalVim-Small were released"
+
+
 def test_what_is_missing_is_named_before_anything_is_trained(tiny, tmp_path):
     with pytest.raises(SystemExit, match=r"vssm_small_0229\S*: no such weights file"):
         main(["table5", "--datasets", str(tiny), "--out", str(tmp_path), "--device", "cpu"])

@@ -6,7 +6,7 @@ from functools import partial
 from typing import Literal
 
 from ..weights import Released
-from . import local_vim, local_vmamba, timm_vit, vim, vmamba
+from . import local_vim, local_vmamba, stand_ins, timm_vit, vim, vmamba
 from .interface import Backbone, Features, ImageNetClassifier
 
 __all__ = ["REGISTRY", "Backbone", "BackboneName", "Entry", "Features", "ImageNetClassifier", "build_backbone"]
@@ -23,6 +23,10 @@ BackboneName = Literal[
     "deit-small",
     "deit-base",
     "vit-base",
+    "vim-nano",
+    "localvim-nano",
+    "localvmamba-nano",
+    "deit-tiny",
 ]
 
 
@@ -82,6 +86,11 @@ REGISTRY: dict[BackboneName, Entry] = {
         f"https://huggingface.co/timm/{_VIT}/resolve/main/model.safetensors",
         f"{_VIT}.safetensors",
     ),
+    # what stands in for the ones above where an experiment is run at a reduced size
+    "vim-nano": Entry("Vim-Nano", stand_ins.vim_nano),
+    "localvim-nano": Entry("LocalVim-Nano", stand_ins.local_vim_nano),
+    "localvmamba-nano": Entry("LocalVMamba-Nano", stand_ins.local_vmamba_nano),
+    "deit-tiny": _deit("tiny", "deit_tiny_patch16_224-a1311bcf.pth"),
 }
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from ..backbones import REGISTRY
 from ..build import build_model
 from ..data import ZSLData
 from ..protocol import SeedRun
@@ -59,14 +60,19 @@ def plan(experiment: Experiment, data: ZSLData, common: dict[str, Any], reduced:
         settings = replace(start, **common, **row_changes(row, reduced))
         settings.fixed_gamma()
         folder = out / "runs" / Path(settings.dataset).name / run_name(settings, start)
-        cell = Cell(row, data, settings, folder)
-        try:
-            model = build_model(settings, data.V)
-        except ImportError as error:
-            cells.append(replace(cell, unavailable=str(error)))
-        else:
-            cells.append(replace(cell, params=sum(p.numel() for p in model.parameters())))
+        cells.append(_checked(Cell(row, data, settings, folder)))
     return cells
+
+
+def _checked(cell: Cell) -> Cell:
+    backbone = REGISTRY[cell.settings.backbone]
+    if cell.settings.weights == "released" and backbone.file is None:
+        return replace(cell, unavailable=f"no weights of {backbone.title} were released")
+    try:
+        model = build_model(cell.settings, cell.data.V)
+    except ImportError as error:
+        return replace(cell, unavailable=str(error))
+    return replace(cell, params=sum(p.numel() for p in model.parameters()))
 
 
 def run_name(settings: Settings, start: Settings) -> str:
