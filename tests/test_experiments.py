@@ -11,13 +11,18 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from zeromamba import figures
+from zeromamba.backbones import build_backbone
+from zeromamba.backbones.local_vim import LocalVim
+from zeromamba.backbones.local_vmamba import LocalVMamba
+from zeromamba.backbones.vim import Vim
 from zeromamba.data import load_dataset
 from zeromamba.experiments import run as run_module
 from zeromamba.experiments.__main__ import main
 from zeromamba.experiments.grids import EXPERIMENTS, REDUCED_NOTE, base_settings, row_changes
-from zeromamba.experiments.tables import markdown
+from zeromamba.experiments.tables import markdown, printed_row
 from zeromamba.settings import PROTOCOLS
 
 try:
@@ -163,6 +168,16 @@ def test_every_row_changes_settings_that_exist(name, reduced):
         replace(base_settings("cub", reduced), **row_changes(row, reduced))
 
 
+@pytest.mark.parametrize(
+    ("name", "kind"), [("vim-nano", Vim), ("localvim-nano", LocalVim), ("localvmamba-nano", LocalVMamba)]
+)
+def test_a_stand_in_is_a_small_one_of_the_same_architecture(name, kind):
+    backbone = build_backbone(name)
+    assert type(backbone) is kind
+    assert sum(p.numel() for p in backbone.parameters()) < 2_000_000
+    assert backbone(torch.randn(2, 3, 64, 64)).pooled.shape == (2, backbone.channels)
+
+
 def test_printed_numbers_stand_beside_measured_ones(tiny):
     """On CUB, every method of Table 1 has a line; a part of the classes is said not to compare."""
     cub = replace(load_dataset(str(tiny), Path(), seed=0), name="cub")
@@ -173,3 +188,12 @@ def test_printed_numbers_stand_beside_measured_ones(tiny):
     assert "| 51.3 |" in line
     assert "ZSLViT (ViT-Base, CVPR'24)" in text
     assert "all 200 classes, this run has 7: not comparable" in text
+
+
+def test_a_sweep_stands_beside_the_printed_number_at_the_published_setting_alone(tiny):
+    cub = replace(load_dataset(str(tiny), Path(), seed=0), name="cub")
+    rows = {row.name: row for row in EXPERIMENTS["figure6"].rows}
+    settings = base_settings("cub", False)
+    printed = {name: printed_row(run_module.Cell(row, cub, settings, Path("nowhere"))) for name, row in rows.items()}
+    assert {name for name, row in printed.items() if row} == {"lambda_SC = 1", "batch = 16"}
+    assert printed["batch = 16"].H == 74.2

@@ -50,7 +50,8 @@ def result_table(settings: Settings, data: ZSLData, results: list[dict[str, Any]
     """The table that a run ends with; its caption says of each row how epoch and gamma were chosen."""
     seeds = f"{len(results)} seed" + ("s" if len(results) > 1 else "")
     ours = "; ".join(dict.fromkeys(r["chosen_by"] for r in results))
-    notes = [f"[1] {REGISTRY[settings.backbone].title}, {settings.image_size} px, {seeds}; {ours}"]
+    parts = "" if settings.components == "full" else f" ({settings.components})"
+    notes = [f"[1] {REGISTRY[settings.backbone].title}{parts}, {settings.image_size} px, {seeds}; {ours}"]
     title = f"{data.name}: {len(data.seen)} seen + {len(data.unseen)} unseen classes, mean per-class top-1, percent"
     table = Table(title=title, caption_justify="left", min_width=72)
     table.add_column("")

@@ -32,35 +32,42 @@ def draw(experiment: Experiment, cells: list[Cell], reduced: bool, device: torch
 def parameters(experiment: Experiment, cells: list[Cell], reduced: bool, device: torch.device) -> Figures:
     """CZSL accuracy and H of each row over the number of its parameters."""
     datasets = _by_dataset(cells)
-    shown = "Filled: measured, over the parameters of the model built; hollow: as the paper's tables print it."
+    shown = (
+        "Filled: measured, over the parameters of the model built. Hollow: as the paper's tables print it, over the "
+        "parameters printed or, where Table 6 prints none, of the model built. "
+    )
     with new_figure(2.8 * len(datasets) + 0.4, _caption(experiment, cells, reduced, shown)) as figure:
         grid = figure.subplots(len(datasets), 2, squeeze=False)
         for line, group in zip(grid, datasets, strict=True):
             for axes, metric in zip(line, ("czsl", "H"), strict=True):
                 for i, cell in enumerate(group):
-                    _point(axes, cell, metric, COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)])
+                    built = None if reduced else cell.params
+                    _point(axes, cell, metric, built, COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)])
                 axes.set(xlabel="parameters, M", ylabel=f"{TITLES[metric]}, %", title=group[0].data.name)
             line[1].legend(loc="upper left", bbox_to_anchor=(1, 1))
     return {experiment_file(experiment): figure}
 
 
-def _point(axes: Axes, cell: Cell, metric: str, colour: str, marker: str) -> None:
+def _point(axes: Axes, cell: Cell, metric: str, built: int | None, colour: str, marker: str) -> None:
     results, paper = cell.results(), printed_row(cell)
-    x = (cell.params or 0) / 1e6
-    if results:
+    if results and cell.params:
+        x = cell.params / 1e6
         y, error = _percent(cell, metric)
         axes.errorbar(x, y, error, color=colour, marker=marker, linestyle="none", label=cell.row.name)
-    if paper is not None and (value := getattr(paper, metric)) is not None and (paper.params or x):
+    if paper is not None and (value := getattr(paper, metric)) is not None:
+        at = paper.params or (built / 1e6 if built else None)
         label = None if results else f"{cell.row.name} (paper)"
-        axes.plot(
-            paper.params or x, value, marker, markerfacecolor="none", markeredgecolor=colour, label=label, linestyle=""
-        )
+        if at is not None:
+            axes.plot(at, value, marker, markerfacecolor="none", markeredgecolor=colour, label=label, linestyle="")
 
 
 def sweeps(experiment: Experiment, cells: list[Cell], reduced: bool, device: torch.device) -> Figures:
     """Each metric over each swept setting."""
     datasets = _by_dataset(cells)
-    shown = "Everything but the swept setting is as in the other runs of the data set; bars: deviation over seeds."
+    shown = (
+        "Everything but the swept setting is the preset of the data set; bars: deviation over seeds. Hollow, where the "
+        "paper prints one: its result at its own setting. "
+    )
     with new_figure(2.4 * len(datasets) + 0.4, _caption(experiment, cells, reduced, shown)) as figure:
         grid = figure.subplots(len(datasets), len(experiment.sweeps), squeeze=False)
         for line, group in zip(grid, datasets, strict=True):
@@ -71,6 +78,9 @@ def sweeps(experiment: Experiment, cells: list[Cell], reduced: bool, device: tor
                     points = [_percent(cell, metric) for cell in swept]
                     values, errors = [p[0] for p in points], [p[1] for p in points]
                     axes.errorbar(ticks, values, errors, color=colour, marker=marker, label=TITLES[metric])
+                    for tick, paper in zip(ticks, map(printed_row, swept), strict=True):
+                        if paper is not None:
+                            axes.plot(tick, getattr(paper, metric), marker, color=colour, markerfacecolor="none")
                 axes.set_xticks(ticks, [f"{getattr(cell.settings, setting):g}" for cell in swept])
                 axes.set(xlabel=setting, ylabel="accuracy, %", title=group[0].data.name, ylim=(0, 100))
             line[-1].legend(loc="upper left", bbox_to_anchor=(1, 1))
@@ -120,4 +130,4 @@ def _mark(cell: Cell, reduced: bool) -> str:
 def _caption(experiment: Experiment, cells: list[Cell], reduced: bool, shown: str) -> str:
     chosen_by = dict.fromkeys(result["chosen_by"] for cell in cells for result in cell.results())
     seeds = ", ".join(map(str, cells[0].settings.seeds))
-    return f"{experiment.title}. {_mark(cells[0], reduced)}{shown} Seeds {seeds}; protocol: {'; '.join(chosen_by)}."
+    return f"{experiment.title}. {_mark(cells[0], reduced)}{shown}Seeds {seeds}; protocol: {'; '.join(chosen_by)}."

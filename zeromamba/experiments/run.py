@@ -52,15 +52,20 @@ def plan(experiment: Experiment, data: ZSLData, common: dict[str, Any], reduced:
         out: the folder of all experiments.
 
     Raises:
-        FileNotFoundError, ValueError: for missing weights and whatever else would stop a run hours later.
+        FileNotFoundError, ValueError: for all missing weights, and for whatever else would stop a run hours later.
     """
     start = base_settings(common["dataset"], reduced)
-    cells = []
+    cells, missing = [], []
     for row in experiment.rows:
         settings = replace(start, **common, **row_changes(row, reduced))
         settings.fixed_gamma()
         folder = out / "runs" / Path(settings.dataset).name / run_name(settings, start)
-        cells.append(_checked(Cell(row, data, settings, folder)))
+        try:
+            cells.append(_checked(Cell(row, data, settings, folder)))
+        except FileNotFoundError as error:
+            missing.append(str(error))
+    if missing:
+        raise FileNotFoundError("\n".join(dict.fromkeys(missing)))
     return cells
 
 

@@ -9,20 +9,23 @@ from typing import Any
 from ..backbones import REGISTRY
 from ..files import atomic_write
 from ..report import METRICS, PAPER_CHOICE, incomparable, mean_and_deviation
+from ..settings import preset
 from .grids import REDUCED_NOTE, Experiment
 from .paper import METRICS as PRINTED
-from .paper import PrintedRow, printed
+from .paper import PrintedRow, main_result, printed
 from .run import Cell
 
 TITLES = {"czsl": "CZSL", "U": "U", "S": "S", "H": "H", "ausuc": "AUSUC"}
 
 
 def printed_row(cell: Cell) -> PrintedRow | None:
-    """The paper's row that a cell repeats, on the same data set."""
-    if cell.row.printed is None:
-        return None
-    source, method = cell.row.printed
-    return printed(source, cell.data.name).get(method)
+    """The paper's row that a cell repeats, on the same data set; of a sweep, where it is at the published setting."""
+    if cell.row.printed is not None:
+        source, method = cell.row.printed
+        return printed(source, cell.data.name).get(method)
+    published = preset(cell.settings.dataset, "paper")
+    unchanged = all(getattr(published, name) == value for name, value in cell.row.changes.items())
+    return main_result(cell.data.name) if unchanged else None
 
 
 def write_tables(experiment: Experiment, cells: list[Cell], reduced: bool, folder: Path) -> None:
@@ -59,7 +62,10 @@ def _section(experiment: Experiment, cells: list[Cell]) -> list[str]:
 def _notes(cells: list[Cell], beside: bool) -> list[str]:
     data = cells[0].data
     chosen_by = dict.fromkeys(result["chosen_by"] for cell in cells for result in cell.results())
-    notes = [f"Measured: {'; '.join(chosen_by) or 'nothing yet'}. Chance in CZSL: {100 / len(data.unseen):.1f}."]
+    notes = [
+        f"Measured: {'; '.join(chosen_by) or 'nothing yet'}; variant {cells[0].settings.variant}. "
+        f"Chance in CZSL: {100 / len(data.unseen):.1f}."
+    ]
     if beside:
         notes.append(f'Columns "paper", as printed: {PAPER_CHOICE}{incomparable(data)}.')
     else:
@@ -113,6 +119,7 @@ def csv_rows(cells: list[Cell], reduced: bool) -> list[dict[str, Any]]:
     for cell in cells:
         results, paper, settings = cell.results(), printed_row(cell), cell.settings
         row: dict[str, Any] = {"row": cell.row.name, "dataset": cell.data.name, "protocol": settings.protocol}
+        row |= {"variant": settings.variant, "components": settings.components, "lambda_sc": settings.lambda_sc}
         row |= {"reduced": reduced, "seeds": " ".join(str(r["seed"]) for r in results), "params": cell.params}
         row |= {"backbone": settings.backbone, "image_size": settings.image_size, "epochs": settings.epochs}
         for m in METRICS:
@@ -120,7 +127,7 @@ def csv_rows(cells: list[Cell], reduced: bool) -> list[dict[str, Any]]:
             row[m] = round(statistics.mean(percent), 2) if percent else None
             row[f"{m}_deviation"] = round(statistics.stdev(percent), 2) if len(percent) > 1 else None
         row |= {f"{m}_printed": getattr(paper, m, None) for m in PRINTED}
-        row |= {"printed_in": paper and paper.source, "unavailable": cell.unavailable, "run": str(cell.folder)}
+        row |= {"printed_in": paper and paper.source, "unavailable": cell.unavailable, "run": cell.folder.name}
         rows.append(row)
     return rows
 
