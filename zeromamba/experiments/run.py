@@ -113,4 +113,5 @@ def open_all(cells: list[Cell]) -> None:
         ValueError: as `open_run`.
     """
     for cell in cells:
-        open_run(cell.folder, cell.settings)
+        if cell.unavailable is None:
+            open_run(cell.folder, cell.settings)
