@@ -126,7 +126,7 @@ def test_another_seed_adds_to_a_run_and_a_backbone_that_cannot_be_imported_is_on
     run("table5", "--datasets", tiny, "--seeds", 0, 1, "--out", out)
     rows = table_of(out / "table5")
     assert rows["baseline"]["unavailable"] == "timm not installed"
-    assert "baseline: not run, timm not installed" in (out / "table5" / "table.md").read_text()
+    assert "Not run: baseline. timm not installed." in (out / "table5" / "table.md").read_text()
     assert all(row["seeds"] == "0 1" and row["H_deviation"] for name, row in rows.items() if name != "baseline")
     without_L_SC = out / "runs" / tiny.name / "lambda_sc=0.0" / "settings.json"
     assert '"lambda_sc": 0.0' in without_L_SC.read_text()

@@ -36,6 +36,8 @@ def parameters(experiment: Experiment, cells: list[Cell], reduced: bool, device:
         "Filled: measured, over the parameters of the model built. Hollow: as the paper's tables print it, over the "
         "parameters printed or, where Table 6 prints none, of the model built. "
     )
+    if reduced:
+        shown += "Rows that one small network stands in for are one point. "
     with new_figure(2.8 * len(datasets) + 0.4, _caption(experiment, cells, reduced, shown)) as figure:
         grid = figure.subplots(len(datasets), 2, squeeze=False)
         for line, group in zip(grid, datasets, strict=True):
@@ -97,7 +99,7 @@ def gamma_curves(experiment: Experiment, cells: list[Cell], reduced: bool, devic
             model = restore_model(checkpoint, cell.settings).to(device).eval()
             run = Run(checkpoint, cell.settings, cell.data, model, device)
             curve, chosen = gamma.gamma_curve(run)
-            caption = run.caption(f"{experiment.title}. {_mark(cell, reduced)}")
+            caption = run.caption(f"{experiment.title}. {_mark(cell, reduced)}".rstrip())
             figures[f"{experiment_file(experiment)}-{cell.data.name}"] = gamma.draw(curve, chosen, caption)
     return figures
 
@@ -124,7 +126,8 @@ def _percent(cell: Cell, metric: str) -> tuple[float, float]:
 
 
 def _mark(cell: Cell, reduced: bool) -> str:
-    return f"{REDUCED_NOTE} " if reduced else incomparable(cell.data).removeprefix("; ")
+    notes = ([REDUCED_NOTE] if reduced else []) + [f"{note}." for note in [incomparable(cell.data)[2:]] if note]
+    return "".join(f"{note} " for note in notes)
 
 
 def _caption(experiment: Experiment, cells: list[Cell], reduced: bool, shown: str) -> str:

@@ -67,10 +67,13 @@ def _notes(cells: list[Cell], beside: bool) -> list[str]:
         f"Chance in CZSL: {100 / len(data.unseen):.1f}."
     ]
     if beside:
-        notes.append(f'Columns "paper", as printed: {PAPER_CHOICE}{incomparable(data)}.')
+        notes.append(f'Columns "paper": as printed; ZeroMamba with {PAPER_CHOICE}{incomparable(data)}.')
     else:
         notes.append(f"The paper prints no number for this on {data.name}.")
-    notes += [f"{cell.row.name}: not run, {cell.unavailable}." for cell in cells if cell.unavailable]
+    reasons = dict.fromkeys(cell.unavailable for cell in cells if cell.unavailable)
+    for reason in reasons:
+        names = ", ".join(cell.row.name for cell in cells if cell.unavailable == reason)
+        notes.append(f"Not run: {names}. {reason}.")
     return notes
 
 
@@ -90,7 +93,8 @@ def _measured(cell: Cell, beside: bool) -> list[str]:
         if beside and m in PRINTED:
             line.append(_number(getattr(paper, m, None)))
     settings = cell.settings
-    trained_as = f"{REGISTRY[settings.backbone].title}, {settings.image_size} px, {settings.epochs} epochs"
+    parts = "" if settings.components == "full" else f" ({settings.components})"
+    trained_as = f"{REGISTRY[settings.backbone].title}{parts}, {settings.image_size} px, {settings.epochs} epochs"
     if cell.params is None:
         return [*line, "", "", "not run, see below"]
     return [*line, f"{len(results)} of {len(settings.seeds)}", f"{cell.params / 1e6:.1f}", trained_as]
