@@ -105,7 +105,7 @@ def main(argv: list[str] | None = None) -> None:
         else:
             build_model(settings, data.V)  # a wrong weights file is found now, not after the first seed
             open_run(folder, settings)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ImportError) as error:
         sys.exit(f"error: {error}")
     if command.eval:
         evaluate(checkpoint, settings, data, device)

@@ -6,8 +6,10 @@ import pytest
 import released
 import torch
 
-from zeromamba.backbone import SIZES, DropPath, ImageNetClassifier, VMamba, vmamba
-from zeromamba.weights import from_vmamba, load_strict
+from zeromamba.backbones import ImageNetClassifier, build_backbone
+from zeromamba.backbones.layers import DropPath
+from zeromamba.backbones.vmamba import RELEASED, SIZES, VMamba
+from zeromamba.weights import load_strict
 
 
 def small_vmamba(**options):
@@ -21,8 +23,8 @@ def released_pair(size):
     theirs = getattr(released.vmamba_module(released.repository("ZEROMAMBA_VMAMBA_REPO")), build)().eval()
     state = released.formula_state({name: tensor.shape for name, tensor in theirs.state_dict().items()})
     theirs.load_state_dict(state)
-    ours = ImageNetClassifier(vmamba(size)).eval()
-    load_strict(ours, from_vmamba(state, source=size), source=size)
+    ours = ImageNetClassifier(build_backbone(size)).eval()
+    load_strict(ours, RELEASED.rename(state, source=size), source=size)
     return theirs, ours
 
 
@@ -43,12 +45,12 @@ def test_gradients_are_those_of_the_released_code_run_beside_ours():
     state = released.formula_state(released.frozen().vmamba)
     theirs.load_state_dict(state)
     ours = ImageNetClassifier(small_vmamba()).eval()
-    load_strict(ours, from_vmamba(state, "formula"), "formula")
+    load_strict(ours, RELEASED.rename(state, "formula"), "formula")
 
     images, weight = released.frozen().images, released.formula((2, released.CLASSES), seed=1)
     (ours(images) * weight).sum().backward()
     (released.on_cpu(theirs, images) * weight).sum().backward()
-    expected = from_vmamba({name: p.grad for name, p in theirs.named_parameters()}, "gradients")
+    expected = RELEASED.rename({name: p.grad for name, p in theirs.named_parameters()}, "gradients")
     differences = {name: released.relative_difference(p.grad, expected[name]) for name, p in ours.named_parameters()}
     assert max(differences.values()) < 1e-4, differences
 
@@ -57,11 +59,11 @@ def test_gradients_are_those_of_the_released_code_run_beside_ours():
 def test_logits_are_the_numbers_that_the_released_code_gave():
     frozen = released.frozen()
     model = ImageNetClassifier(small_vmamba()).eval()
-    load_strict(model, from_vmamba(released.formula_state(frozen.vmamba), "formula"), "formula")
+    load_strict(model, RELEASED.rename(released.formula_state(frozen.vmamba), "formula"), "formula")
     assert released.relative_difference(model(frozen.images)[:, :8], frozen.logits) < 1e-4
 
     model.backbone = small_vmamba(discretization="zoh").eval()
-    load_strict(model, from_vmamba(released.formula_state(frozen.vmamba), "formula"), "formula")
+    load_strict(model, RELEASED.rename(released.formula_state(frozen.vmamba), "formula"), "formula")
     difference = released.relative_difference(model(frozen.images)[:, :8], frozen.logits)
     assert difference > 1e-3, "the numbers do not depend on the scan: exact ZOH must differ from dt B"
 
@@ -77,18 +79,18 @@ def test_frozen_numbers_are_what_the_released_code_gives():
 def test_parameters_are_as_many_as_published(size, parameters):
     """30M, 50M and 89M with the 1000-way head (VMamba's README); exactly, as its code counts them."""
     with torch.device("meta"):
-        model = ImageNetClassifier(vmamba(size))
+        model = ImageNetClassifier(build_backbone(size))
     assert sum(p.numel() for p in model.parameters()) == parameters
 
 
 def test_nano_has_fewer_than_two_million_parameters_with_a_1000_way_head():
-    assert sum(p.numel() for p in ImageNetClassifier(vmamba("nano")).parameters()) < 2_000_000
+    assert sum(p.numel() for p in ImageNetClassifier(build_backbone("nano")).parameters()) < 2_000_000
 
 
 @pytest.mark.parametrize("image_size", [(1, 1), (1, 70), (31, 33), (64, 48), (97, 130)])
 @torch.no_grad()
 def test_any_image_size_gives_a_map_of_a_32nd_rounded_up(image_size):
-    feature_map = vmamba("nano").eval()(torch.randn(2, 3, *image_size))
+    feature_map = build_backbone("nano").eval()(torch.randn(2, 3, *image_size)).map
     height, width = (math.ceil(n / 32) for n in image_size)
     assert feature_map.shape == (2, height, width, SIZES["nano"].dims[-1])
     assert feature_map.isfinite().all()
@@ -97,14 +99,14 @@ def test_any_image_size_gives_a_map_of_a_32nd_rounded_up(image_size):
 @pytest.mark.parametrize("shape", [(2, 3, 0, 32), (2, 32, 32, 3), (3, 32, 32), (1, 1, 32, 32)])
 def test_what_is_no_batch_of_colour_images_is_refused(shape):
     with pytest.raises(ValueError, match=r"images: expected \(b, 3, H, W\)"):
-        vmamba("nano")(torch.zeros(shape))
+        build_backbone("nano")(torch.zeros(shape))
 
 
 def test_unknown_size_and_impossible_drop_path_are_refused():
-    with pytest.raises(ValueError, match=r"nano, tiny, small, base, got 'huge'"):
-        vmamba("huge")
+    with pytest.raises(ValueError, match=r"nano, tiny, small, base.*, got 'huge'"):
+        build_backbone("huge")
     with pytest.raises(ValueError, match=r"drop_path: expected a rate in \[0, 1\), got 1"):
-        vmamba("nano", drop_path=1.0)
+        build_backbone("nano", drop_path=1.0)
 
 
 def test_drop_path_leaves_out_whole_images_and_keeps_the_mean():
@@ -121,7 +123,7 @@ def test_drop_path_rates_rise_linearly_and_default_to_the_published():
     rates = [m.rate for m in small_vmamba(drop_path=0.4).modules() if isinstance(m, DropPath)]
     assert rates == pytest.approx([0, 0.1, 0.2, 0.3, 0.4])
     with torch.device("meta"):
-        last = {s: [m.rate for m in vmamba(s).modules() if isinstance(m, DropPath)][-1] for s in SIZES}
+        last = {s: [m.rate for m in build_backbone(s).modules() if isinstance(m, DropPath)][-1] for s in SIZES}
     assert last == pytest.approx({"nano": 0.0, "tiny": 0.2, "small": 0.3, "base": 0.6})
 
 
@@ -131,8 +133,8 @@ def test_gradient_checkpointing_changes_neither_gradients_nor_the_random_stream(
     for grad_checkpoint in (False, True):
         torch.manual_seed(0)
         model = small_vmamba(drop_path=0.5, grad_checkpoint=grad_checkpoint).train()
-        model(images).square().mean().backward()
-        results.append(([p.grad for p in model.parameters()], torch.rand(1)))
+        model(images).map.square().mean().backward()
+        results.append(([p.grad for p in model.stages.parameters()], torch.rand(1)))
     (plain, after), (checkpointed, after_checkpointed) = results
     assert len(plain) == len(checkpointed) > 0
     for ours, theirs in zip(plain, checkpointed, strict=True):
@@ -142,7 +144,7 @@ def test_gradient_checkpointing_changes_neither_gradients_nor_the_random_stream(
 
 def test_every_parameter_gets_a_gradient_in_float64():
     model = small_vmamba().double()
-    model(torch.randn(2, 3, 40, 33, dtype=torch.float64)).square().sum().backward()
+    model(torch.randn(2, 3, 40, 33, dtype=torch.float64)).pooled.square().sum().backward()
     assert [name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()] == []
 
 
@@ -150,8 +152,8 @@ def test_every_parameter_gets_a_gradient_in_float64():
 def test_bf16_autocast_stays_close_to_float32():
     model, images = small_vmamba().eval(), torch.randn(2, 3, 64, 48)
     with torch.autocast("cpu", torch.bfloat16):
-        half = model(images)
-    assert released.relative_difference(half.float(), model(images)) < 0.05
+        half = model(images).map
+    assert released.relative_difference(half.float(), model(images).map) < 0.05
 
 
 def test_initial_values_are_those_of_the_method():

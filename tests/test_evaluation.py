@@ -41,10 +41,11 @@ def test_curve_is_what_equation_14_gives_at_every_gamma(images, gamma):
     curve = seen_unseen_curve(p, labels, seen)
     if np.any(np.isclose(curve.steps, gamma, atol=1e-12)):
         return  # a tie: argmax decides by index
-    i = np.searchsorted(curve.steps, gamma)
+    point = curve.at(gamma)
     accuracies = per_class_accuracy(predict(p, seen, gamma), labels)
-    assert curve.S[i] == pytest.approx(class_mean({c: a for c, a in accuracies.items() if seen[c]}))
-    assert curve.U[i] == pytest.approx(class_mean({c: a for c, a in accuracies.items() if not seen[c]}))
+    S = class_mean({c: a for c, a in accuracies.items() if seen[c]})
+    U = class_mean({c: a for c, a in accuracies.items() if not seen[c]})
+    assert (point.gamma, point.S, point.U) == (gamma, pytest.approx(S), pytest.approx(U))
 
 
 @given(scored_images())

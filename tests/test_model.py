@@ -4,6 +4,8 @@ import pytest
 import torch
 from torch import nn
 
+from zeromamba.backbones import Features
+from zeromamba.backbones.vmamba import VMamba
 from zeromamba.grl import GRL
 from zeromamba.losses import objective
 from zeromamba.model import ZeroMamba
@@ -14,7 +16,7 @@ b, h, w, C, a, v = 2, 3, 5, 8, 4, 6
 
 
 class MapBackbone(nn.Module):
-    """Stands in for VMamba: the feature map is a fixed linear function of the image."""
+    """Stands in for a backbone: the feature map is a linear function of the image."""
 
     channels = C
 
@@ -23,7 +25,8 @@ class MapBackbone(nn.Module):
         self.proj = nn.Linear(3, C)
 
     def forward(self, images):
-        return self.proj(images.permute(0, 2, 3, 1))
+        feature_map = self.proj(images.permute(0, 2, 3, 1))
+        return Features(map=feature_map, pooled=feature_map.mean(dim=(1, 2)))
 
 
 @pytest.fixture
@@ -69,13 +72,17 @@ def test_slp_does_not_depend_on_the_order_of_the_regions(slp, feature_map):
 
 
 @pytest.mark.parametrize("head_classes", [0, 10])
-def test_grl_is_equation_8(head_classes, feature_map):
-    grl = GRL(C, a, head_classes)
-    normalised = nn.functional.layer_norm(feature_map, (C,), grl.norm.weight, grl.norm.bias)
-    g = sum(normalised[:, y, x] for y in range(h) for x in range(w)) / (h * w)
+def test_vmamba_and_grl_are_equation_8(head_classes):
+    torch.manual_seed(0)
+    backbone, grl = VMamba([8, 8], [1, 1]), GRL(8, a, head_classes)
+    nn.init.normal_(backbone.norm.weight)
+    feature_map, pooled = backbone(torch.randn(b, 3, 20, 33))
+    normalised = nn.functional.layer_norm(feature_map, (8,), backbone.norm.weight, backbone.norm.bias)
+    g = sum(normalised[:, y, x] for y in range(3) for x in range(5)) / 15
+    torch.testing.assert_close(pooled, g)
     if head_classes:
         g = g @ grl.head.weight.T + grl.head.bias
-    torch.testing.assert_close(grl(feature_map), g @ grl.proj.weight.T)
+    torch.testing.assert_close(grl(pooled), g @ grl.proj.weight.T)
 
 
 def test_sef_adds_the_direction_of_the_local_representation():

@@ -7,10 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 from safetensors.torch import load_file
 
 import train
@@ -22,27 +20,6 @@ TINY = [
     *("--preset", "small", "--image-size", "32", "--epochs", "2", "--batch-size", "8"),
     *("--workers", "0", "--device", "cpu"),
 ]
-
-
-@pytest.fixture(scope="session")
-def tiny(tmp_path_factory):
-    """A user's folder: 7 classes of two colours and a size, 6 pictures each, 2 classes unseen."""
-    root = tmp_path_factory.mktemp("tiny")
-    rng = np.random.default_rng(0)
-    rows = ["class,red,green,blue,large"]
-    for k in range(7):
-        attributes = [k + 1 & 1, (k + 1) >> 1 & 1, (k + 1) >> 2 & 1, k % 2]
-        rows.append(f"class {k}," + ",".join(map(str, attributes)))
-        folder = root / "images" / f"class {k}"
-        folder.mkdir(parents=True)
-        for i in range(6):
-            pixels = rng.integers(0, 60, (24, 32, 3), dtype=np.uint8)
-            side = 8 if attributes[3] else 4
-            pixels[8 : 8 + side, 8 : 8 + side] += np.uint8(150) * np.array(attributes[:3], np.uint8)
-            Image.fromarray(pixels).save(folder / f"{i}.png")
-    (root / "attributes.csv").write_text("\n".join(rows) + "\n")
-    (root / "unseen.txt").write_text("class 4\nclass 5\n")
-    return root
 
 
 def run(*arguments, driver=None):
@@ -161,12 +138,24 @@ def error_of(*arguments):
     return end.value.code
 
 
-def test_errors_before_training_name_what_is_wrong(tiny, tmp_path, finished):
+def test_errors_before_training_name_what_is_wrong(tiny, tmp_path, finished, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     out = ("--out", tmp_path / "run")
     assert "nosuchset" in error_of("--dataset", "nosuchset", *out)
     assert "--gamma" in error_of("--dataset", tiny, "--protocol", "paper", *out)
     assert "--device" in error_of("--dataset", tiny, "--device", "nosuchdevice", *out)
     assert "nowhere.pth" in error_of("--dataset", tiny, *TINY, "--weights", tmp_path / "nowhere.pth", *out)
+    for backbone, problem in (
+        (
+            "vim-small",
+            "checkpoints/vim_s_midclstok_80p5acc.pth: no such weights file; get it from https://huggingface.co/",
+        ),
+        ("localvim-small", "no public file is known of backbone 'localvim-small'"),
+    ):
+        choice = ("--backbone", backbone, "--weights", "released")
+        assert problem in error_of("--dataset", tiny, *TINY, *choice, *out)
+    monkeypatch.setitem(sys.modules, "timm", None)
+    assert "zeromamba[vit]" in error_of("--dataset", tiny, *TINY, "--backbone", "deit-small", *out)
     file = tmp_path / "file"
     file.touch()
     assert str(file) in error_of("--dataset", tiny, *TINY, "--out", file / "run")

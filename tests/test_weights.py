@@ -9,20 +9,13 @@ import torch
 from torch import nn
 
 from zeromamba import weights
-from zeromamba.backbone import ImageNetClassifier, VMamba
-from zeromamba.backbone import vmamba as vmamba_of_size
+from zeromamba.ablations import Baseline
+from zeromamba.backbones import ImageNetClassifier, build_backbone
+from zeromamba.backbones.vmamba import RELEASED, VMamba
+from zeromamba.build import load_pretrained
+from zeromamba.checkpoint import from_released_zeromamba, load_released_zeromamba
 from zeromamba.model import ZeroMamba
-from zeromamba.weights import (
-    detect_format,
-    from_released_zeromamba,
-    from_vmamba,
-    load_released_zeromamba,
-    load_safetensors,
-    load_strict,
-    load_vmamba,
-    pretrained,
-    save_safetensors,
-)
+from zeromamba.weights import load_safetensors, load_strict, save_safetensors
 
 
 @pytest.fixture(scope="module")
@@ -51,8 +44,7 @@ def zeromamba(variant="released"):
 
 def test_every_released_parameter_has_its_place(tmp_path, checkpoint, classifier):
     torch.save({"model": checkpoint}, tmp_path / "vssm.pth")
-    assert detect_format(tmp_path / "vssm.pth") == "vmamba"
-    state = load_vmamba(tmp_path / "vssm.pth")
+    state = RELEASED.load(tmp_path / "vssm.pth")
     load_strict(classifier, state, "vssm.pth")
     assert len(state) == len(checkpoint) == len(classifier.state_dict())
     assert sum(t.sum().item() for t in state.values()) == pytest.approx(
@@ -69,14 +61,14 @@ def test_newer_layouts_give_the_same_state(checkpoint):
             newer[key] = tensor[:, :, None, None]
         else:
             newer[key] = tensor
-    ours, theirs = from_vmamba(checkpoint, "old"), from_vmamba(newer, "new")
+    ours, theirs = RELEASED.rename(checkpoint, "old"), RELEASED.rename(newer, "new")
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
 def test_missing_left_over_and_misshapen_keys_are_named_and_nothing_is_loaded(checkpoint, classifier):
     before = {name: tensor.clone() for name, tensor in classifier.state_dict().items()}
-    state = from_vmamba(checkpoint, "vssm.pth")
+    state = RELEASED.rename(checkpoint, "vssm.pth")
     del state["backbone.stem.conv1.bias"]
     state["backbone.stages.9.norm.weight"] = torch.ones(3)
     state["head.weight"] = torch.ones(10, 64)
@@ -93,23 +85,22 @@ def test_missing_left_over_and_misshapen_keys_are_named_and_nothing_is_loaded(ch
 
 @pytest.mark.parametrize("key", ["layers.0.blocks.0.op.conv2d.bias", "pos_embed", "layers.0.blocks.0.op.Ds2"])
 def test_a_key_of_another_vmamba_is_refused(checkpoint, key):
-    with pytest.raises(ValueError, match=f"vssm.pth: keys that the model has no place for: {key}"):
-        from_vmamba(checkpoint | {key: torch.ones(1)}, "vssm.pth")
+    with pytest.raises(ValueError, match=f"vssm.pth: keys that VMamba v2 has no place for: {key}"):
+        RELEASED.rename(checkpoint | {key: torch.ones(1)}, "vssm.pth")
 
 
 def test_one_parameter_under_two_names_and_routes_that_do_not_divide_are_refused(checkpoint):
     key = "layers.0.blocks.0.op.x_proj_weight"
     with pytest.raises(ValueError, match=r"two keys for backbone\.stages\.0\.blocks\.0\.ss2d\.x_proj"):
-        from_vmamba(checkpoint | {key.replace("_weight", ".weight"): checkpoint[key].flatten(0, 1)}, "vssm.pth")
+        RELEASED.rename(checkpoint | {key.replace("_weight", ".weight"): checkpoint[key].flatten(0, 1)}, "vssm.pth")
     with pytest.raises(ValueError, match=r"ss2d\.D: expected 4 routes, got shape \(6,\)"):
-        from_vmamba(checkpoint | {"layers.0.blocks.0.op.Ds": torch.ones(6)}, "vssm.pth")
+        RELEASED.rename(checkpoint | {"layers.0.blocks.0.op.Ds": torch.ones(6)}, "vssm.pth")
 
 
 def test_a_checkpoint_without_model_says_what_it_has(tmp_path):
     torch.save({"state_dict": {}, "epoch": 3}, tmp_path / "other.pth")
-    for read in (load_vmamba, detect_format):
-        with pytest.raises(ValueError, match=r"other\.pth: expected .* it has epoch, state_dict"):
-            read(tmp_path / "other.pth")
+    with pytest.raises(ValueError, match=r"other\.pth: expected .* it has epoch, state_dict"):
+        RELEASED.load(tmp_path / "other.pth")
 
 
 def test_a_pickle_that_would_run_code_is_refused_and_does_not_run(tmp_path):
@@ -120,7 +111,7 @@ def test_a_pickle_that_would_run_code_is_refused_and_does_not_run(tmp_path):
     torch.save({"model": Harmful()}, tmp_path / "harmful.pth")
     (tmp_path / "plain.pth").write_bytes(pickle.dumps(Harmful(), protocol=2))
     for name in ("harmful.pth", "plain.pth"):
-        for read in (load_vmamba, load_released_zeromamba, detect_format):
+        for read in (RELEASED.load, load_released_zeromamba):
             with pytest.raises(ValueError, match=f"{name}: refused, reading it could run code .*mkdir"):
                 read(tmp_path / name)
     assert not (tmp_path / "ran").exists()
@@ -133,7 +124,7 @@ def test_missing_damaged_and_empty_files_are_named(tmp_path, checkpoint):
     (tmp_path / "text.pth").write_text("404: Not Found")
     torch.save([1, 2], tmp_path / "list.pth")
     with pytest.raises(FileNotFoundError, match=r"none\.pth"):
-        load_vmamba(tmp_path / "none.pth")
+        RELEASED.load(tmp_path / "none.pth")
     for name, problem in {
         "cut": "not a whole",
         "empty": "not a whole",
@@ -141,31 +132,44 @@ def test_missing_damaged_and_empty_files_are_named(tmp_path, checkpoint):
         "list": "got list",
     }.items():
         with pytest.raises(ValueError, match=rf"{name}\.pth: .*{problem}"):
-            load_vmamba(tmp_path / f"{name}.pth")
+            RELEASED.load(tmp_path / f"{name}.pth")
 
 
 @pytest.mark.parametrize("variant", ["released", "paper"])
-def test_an_imagenet_checkpoint_starts_backbone_and_grl_of_either_variant(checkpoint, variant):
+def test_an_imagenet_checkpoint_starts_the_backbone_and_the_head_of_the_variant_that_keeps_it(
+    tmp_path, checkpoint, variant
+):
+    torch.save({"model": checkpoint}, tmp_path / "vssm.pth")
     model = zeromamba(variant)
-    state = pretrained(from_vmamba(checkpoint, "vssm.pth"), keep_head=variant == "released")
-    load_strict(model, state, "vssm.pth", parts=("backbone.", "grl.norm.", "grl.head."))
+    load_pretrained(model, "small", tmp_path / "vssm.pth")
     loaded = model.state_dict()
-    assert torch.equal(loaded["grl.norm.weight"], checkpoint["classifier.norm.weight"])
-    assert ("grl.head.weight" in loaded) == ("grl.head.weight" in state) == (variant == "released")
-    with pytest.raises(ValueError, match=r"missing: .*slp\.V"):
-        load_strict(model, state, "vssm.pth")
+    assert torch.equal(loaded["backbone.norm.weight"], checkpoint["classifier.norm.weight"])
+    assert ("grl.head.weight" in loaded) == (variant == "released")
+    if variant == "released":
+        assert torch.equal(loaded["grl.head.weight"], checkpoint["classifier.head.weight"])
 
 
-def test_the_head_kept_for_the_variant_that_has_none_is_left_over(checkpoint):
-    state = pretrained(from_vmamba(checkpoint, "vssm.pth"), keep_head=True)
-    with pytest.raises(ValueError, match=r"left over: grl\.head\.bias, grl\.head\.weight"):
-        load_strict(zeromamba("paper"), state, "vssm.pth", parts=("backbone.", "grl.norm.", "grl.head."))
+def test_an_imagenet_checkpoint_starts_the_backbone_of_a_composition_without_grl(tmp_path, checkpoint):
+    torch.save({"model": checkpoint}, tmp_path / "vssm.pth")
+    model = Baseline(vmamba(), released.ATTRIBUTES)
+    load_pretrained(model, "small", tmp_path / "vssm.pth")
+    assert torch.equal(model.state_dict()["backbone.norm.weight"], checkpoint["classifier.norm.weight"])
+
+
+def test_an_imagenet_checkpoint_without_the_head_that_is_kept_or_that_is_missing_is_refused(tmp_path, checkpoint):
+    del checkpoint["classifier.head.bias"]
+    torch.save({"model": checkpoint}, tmp_path / "vssm.pth")
+    with pytest.raises(ValueError, match=r"vssm\.pth: .*missing: grl\.head\.bias"):
+        load_pretrained(zeromamba(), "small", tmp_path / "vssm.pth")
+    with pytest.raises(FileNotFoundError, match=r"none\.pth: .* get it from https://.*/vssm_small_0229"):
+        load_pretrained(zeromamba(), "small", tmp_path / "none.pth")
+    with pytest.raises(ValueError, match=r"--weights .*vssm\.pth: no weights were ever released for backbone 'nano'"):
+        load_pretrained(zeromamba(), "nano", tmp_path / "vssm.pth")
 
 
 @torch.no_grad()
 def test_psi_is_the_numbers_that_the_released_zeromamba_gave(tmp_path, frozen):
     torch.save(released.formula_state(frozen.zeromamba), tmp_path / "CUB_bestGZSL.pth")
-    assert detect_format(tmp_path / "CUB_bestGZSL.pth") == "zeromamba"
     model = zeromamba().eval()
     load_strict(model, load_released_zeromamba(tmp_path / "CUB_bestGZSL.pth"), "CUB_bestGZSL.pth")
     assert released.relative_difference(model(frozen.images), frozen.psi) < 1e-4
@@ -178,7 +182,7 @@ def test_psi_is_that_of_the_released_zeromamba_run_beside_ours():
     theirs = released.zeromamba_model(repo, w2v_att=torch.ones(released.ATTRIBUTES, 300), **options)
     state = released.formula_state({name: tensor.shape for name, tensor in theirs.state_dict().items()})
     theirs.load_state_dict(state)
-    ours = ZeroMamba(vmamba_of_size("small"), torch.ones(released.ATTRIBUTES, 300), "released").eval()
+    ours = ZeroMamba(build_backbone("small"), torch.ones(released.ATTRIBUTES, 300), "released").eval()
     load_strict(ours, from_released_zeromamba(state, "released"), "released")
     images = 2 * released.formula((1, 3, 224, 160), seed=0)
     psi = released.zeromamba_psi(repo, theirs, images)
@@ -189,7 +193,7 @@ def test_psi_is_that_of_the_released_zeromamba_run_beside_ours():
 
 def test_released_zeromamba_with_a_bias_or_without_a_part_is_refused(frozen):
     state = released.formula_state(frozen.zeromamba)
-    with pytest.raises(ValueError, match=r"CUB\.pth: keys that the model has no place for: clf_head\.bias"):
+    with pytest.raises(ValueError, match=r"CUB\.pth: keys that ZeroMamba has no place for: clf_head\.bias"):
         from_released_zeromamba(state | {"clf_head.bias": torch.ones(7)}, "CUB.pth")
     with pytest.raises(ValueError, match=r"no place for: classifier\.head\.bias"):
         from_released_zeromamba(state | {"classifier.head.bias": torch.ones(1000)}, "CUB.pth")
@@ -202,7 +206,6 @@ def test_safetensors_return_bits_and_metadata(tmp_path):
     linear = nn.Linear(3, 2).double()
     state = {**linear.state_dict(), "view": torch.arange(6).view(2, 3).T}
     save_safetensors(state, tmp_path / "model.safetensors", {"epoch": "3"})
-    assert detect_format(tmp_path / "model.safetensors") == "safetensors"
     loaded, metadata = load_safetensors(tmp_path / "model.safetensors")
     assert metadata == {"epoch": "3"}
     assert loaded.keys() == state.keys()

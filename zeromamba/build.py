@@ -1,38 +1,75 @@
-"""Put a ZeroMamba together from settings; sizes live in the backbone's table, weights in files."""
+"""Put a model together from settings; backbones are named in their registry, weights are in files."""
+
+from pathlib import Path
 
 from torch import Tensor
 
-from .backbone import vmamba
-from .checkpoint import Checkpoint
-from .model import ZeroMamba
+from .ablations import Baseline, WithoutGRL, WithoutSLP
+from .backbones import REGISTRY, BackboneName, build_backbone
+from .checkpoint import Checkpoint, in_zeromamba
+from .model import ZeroMamba, ZeroShotModel
 from .settings import Settings
-from .weights import load_strict, load_vmamba, pretrained
+from .weights import load_strict
 
-PRETRAINED_PARTS = ("backbone.", "grl.norm.", "grl.head.")  # what an ImageNet checkpoint covers
+PRETRAINED_PARTS = ("backbone.", "grl.head.")  # what an ImageNet checkpoint covers
 
 
-def build_model(settings: Settings, V: Tensor) -> ZeroMamba:
-    """A new ZeroMamba for attributes with word vectors V (a, v), with pretrained backbone if the settings name one."""
+def build_model(settings: Settings, V: Tensor) -> ZeroShotModel:
+    """A new model for attributes with word vectors V (a, v), with pretrained backbone if the settings name one.
+
+    Raises:
+        FileNotFoundError, ValueError, ImportError: the weights are missing or do not fit, the settings contradict
+            the backbone, or it needs a package that cannot be imported.
+    """
     model = _assemble(settings, V)
-    if settings.weights is not None:
-        state = pretrained(load_vmamba(settings.weights), keep_head=bool(model.variant.head_classes))
-        load_strict(model, state, settings.weights, PRETRAINED_PARTS)
+    if (path := settings.weights_file()) is not None:
+        load_pretrained(model, settings.backbone, path)
     return model
 
 
-def restore_model(checkpoint: Checkpoint, settings: Settings) -> ZeroMamba:
+def load_pretrained(model: ZeroShotModel, backbone: BackboneName, path: Path) -> None:
+    """Start the backbone, and GRL's head where it keeps one, from released ImageNet weights, strictly.
+
+    Raises:
+        FileNotFoundError, ValueError: there is no such file, or it does not fit the model; the message names both.
+    """
+    released, url = REGISTRY[backbone].released, REGISTRY[backbone].url
+    if released is None:
+        raise ValueError(f"--weights {path}: no weights were ever released for backbone {backbone!r}: give None")
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such weights file" + (f"; get it from {url}" if url else ""))
+    keep_head = any(name.startswith("grl.head.") for name, _ in model.named_parameters())
+    state = {
+        in_zeromamba(name): tensor
+        for name, tensor in released.load(path).items()
+        if keep_head or not name.startswith("head.")
+    }
+    load_strict(model, state, path, PRETRAINED_PARTS)
+
+
+def restore_model(checkpoint: Checkpoint, settings: Settings) -> ZeroShotModel:
     """The model of a checkpoint; `settings` may differ from its own in what concerns the machine."""
-    model = _assemble(settings, checkpoint.state["slp.V"])
+    # a model without SLP asks of V (a, v) only how many attributes there are, which Z (c, a) tells too
+    model = _assemble(settings, checkpoint.state.get("slp.V", checkpoint.Z.T))
     load_strict(model, checkpoint.state, checkpoint.source)
     return model
 
 
-def _assemble(settings: Settings, V: Tensor) -> ZeroMamba:
-    backbone = vmamba(
+def _assemble(settings: Settings, V: Tensor) -> ZeroShotModel:
+    backbone = build_backbone(
         settings.backbone,
         discretization=settings.discretization,
         drop_path=settings.drop_path,
         grad_checkpoint=settings.grad_checkpoint,
         impl=settings.scan,
     )
-    return ZeroMamba(backbone, V, settings.variant, settings.logit_scale, settings.protocol_rules.sef_eps)
+    scoring = (settings.variant, settings.logit_scale)
+    match settings.components:
+        case "full":
+            return ZeroMamba(backbone, V, *scoring, settings.protocol_rules.sef_eps)
+        case "without-slp":
+            return WithoutSLP(backbone, len(V), *scoring)
+        case "without-grl":
+            return WithoutGRL(backbone, V, *scoring)
+        case "baseline":
+            return Baseline(backbone, len(V), *scoring)

@@ -5,6 +5,7 @@ of `Record`.
 """
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,34 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .backbones import vmamba
 from .data import ZSLData
-from .model import ZeroMamba
+from .model import ZeroShotModel
 from .settings import Settings
-from .weights import load_released_zeromamba, load_safetensors, save_safetensors
+from .weights import Released, State, listing, load_safetensors, read_torch, save_safetensors
+
+# Released name -> ours of what ZeroMamba adds.
+ZEROMAMBA_KEYS = {
+    "VisionMamba.classifier2.V": "slp.V",
+    "VisionMamba.classifier2.W1": "slp.W1",
+    "VisionMamba.classifier2.W2": "slp.W2",
+    "clf_head2.0.weight": "slp.mlp.0.weight",
+    "clf_head2.2.weight": "slp.mlp.2.weight",
+    "clf_head.weight": "grl.proj.weight",
+}
+
+
+def in_zeromamba(name: str) -> str:
+    """Where a parameter of an `ImageNetClassifier` stands in `ZeroMamba`: GRL keeps the head."""
+    return name if name.startswith("backbone.") else f"grl.{name}"
+
+
+# `VisionMamba.` stands before the names of VMamba's own parameters, of which GRL keeps the classifier.
+RELEASED = Released(
+    "ZeroMamba",
+    {f"VisionMamba.{key}": in_zeromamba(ours) for key, ours in vmamba.KEYS.items()} | ZEROMAMBA_KEYS,
+    layout=vmamba.released_layout,
+)
 
 
 @dataclass(frozen=True)
@@ -64,7 +89,7 @@ def _some(names: tuple[str, ...]) -> str:
     return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
 
 
-def save_checkpoint(path: Path, model: ZeroMamba, data: ZSLData, record: Record) -> None:
+def save_checkpoint(path: Path, model: ZeroShotModel, data: ZSLData, record: Record) -> None:
     """Write a checkpoint atomically."""
     save_safetensors({**model.state_dict(), "Z": data.Z}, path, {"zeromamba": json.dumps(asdict(record))})
 
@@ -115,3 +140,23 @@ def adopt_released(path: Path, settings: Settings, data: ZSLData, gamma: float) 
         attribute_names=data.attribute_names,
     )
     return Checkpoint(record, state, data.Z, path)
+
+
+def load_released_zeromamba(path: str | Path) -> State:
+    """The state of a `ZeroMamba`, variant "released", from a released file, {CUB,SUN,AWA2}_best{CZSL,GZSL}.pth.
+
+    Raises:
+        FileNotFoundError, ValueError: there is no such file, it would run code, or a key of it is missing or not
+            of ZeroMamba.
+    """
+    return from_released_zeromamba(read_torch(path), source=path)
+
+
+def from_released_zeromamba(released: Mapping[str, Tensor], source: str | Path) -> State:
+    """Rename a released ZeroMamba state dict to that of `ZeroMamba`; `source` names it in errors."""
+    if missing := ZEROMAMBA_KEYS.keys() - released.keys():
+        raise ValueError(
+            f"{source}: expected a released ZeroMamba checkpoint; {listing(missing)} missing, "
+            f"it has {listing(released)}"
+        )
+    return RELEASED.rename(released, source)

@@ -78,6 +78,11 @@ class Curve:
         """Area under the seen-unseen curve over all gamma (Chao et al., ECCV'16)."""
         return float(np.trapezoid(self.S, self.U))
 
+    def at(self, gamma: float) -> GZSL:
+        """The accuracies at one gamma; at a step itself those below it, a tie being the seen class's."""
+        i = int(np.searchsorted(self.steps, gamma))
+        return GZSL(gamma=gamma, U=float(self.U[i]), S=float(self.S[i]))
+
     def best(self) -> GZSL:
         """The gamma of the highest H: the middle of the interval on which H is highest."""
         total = self.S + self.U

@@ -4,10 +4,10 @@ from torch import Tensor, nn
 
 
 class GRL(nn.Module):
-    """`psi_g = proj(head(g))` with `g = AvgPool(LayerNorm(F))`.
+    """`psi_g = proj(head(g))` with the backbone's pooled feature g, VMamba's `AvgPool(LayerNorm(F))`.
 
     Args:
-        channels: C, channels of the feature map.
+        channels: C, channels of the pooled feature.
         attributes: a.
         head_classes: width of the ImageNet classifier that the released code keeps between g and the attributes;
             0 projects the pooled feature g itself, as the paper's text does.
@@ -15,14 +15,9 @@ class GRL(nn.Module):
 
     def __init__(self, channels: int, attributes: int, head_classes: int = 0) -> None:
         super().__init__()
-        self.norm = nn.LayerNorm(channels)
         self.head = nn.Linear(channels, head_classes) if head_classes else nn.Identity()
         self.proj = nn.Linear(head_classes or channels, attributes, bias=False)
 
-    def forward(self, feature_map: Tensor) -> Tensor:
-        """Map (b, h, w, C) to the global semantic representation psi_g (b, a)."""
-        return self.proj(self.head(self.pool(feature_map)))
-
-    def pool(self, feature_map: Tensor) -> Tensor:
-        """The global visual feature g (b, C)."""
-        return self.norm(feature_map).mean(dim=(1, 2))
+    def forward(self, pooled: Tensor) -> Tensor:
+        """Map the global visual feature g (b, C) to the global semantic representation psi_g (b, a)."""
+        return self.proj(self.head(pooled))

@@ -6,7 +6,7 @@ from typing import Literal
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .backbone import VMamba
+from .backbones import Backbone, Features
 from .grl import GRL
 from .sef import SeF
 from .slp import SLP
@@ -28,40 +28,60 @@ VARIANTS: dict[VariantName, Variant] = {
 }
 
 
-class ZeroMamba(nn.Module):
-    """Zero-shot classifier of images by class attributes.
+class ZeroShotModel(nn.Module):
+    """What ZeroMamba and its ablations (`ablations.py`) have in common: a backbone, and class scores of psi.
+
+    A composition adds its parts, and `represent`, which makes psi of them.
 
     Args:
-        backbone: gives a feature map (b, h, w, C) for images (b, 3, H, W).
-        V: (a, v) word vectors of the attributes.
+        backbone: gives the `Features` of images (b, 3, H, W).
         variant: "released" or "paper", see `VARIANTS`.
         logit_scale: factor on the class scores of (12); the paper prints none, that is 1.
-        sef_eps: see `SeF`.
     """
 
-    def __init__(
-        self,
-        backbone: VMamba,
-        V: Tensor,
-        variant: VariantName = "released",
-        logit_scale: float = 1.0,
-        sef_eps: float = 1e-6,
-    ) -> None:
+    def __init__(self, backbone: Backbone, variant: VariantName = "released", logit_scale: float = 1.0) -> None:
         super().__init__()
         self.variant = VARIANTS[variant]
         self.logit_scale = logit_scale
         self.backbone = backbone
-        self.slp = SLP(V, backbone.channels)
-        self.grl = GRL(backbone.channels, len(V), self.variant.head_classes)
-        self.sef = SeF(sef_eps)
 
     def forward(self, images: Tensor) -> Tensor:
         """Map images (b, 3, H, W) to their semantic representation psi (b, a)."""
-        feature_map = self.backbone(images)
-        return self.sef(self.grl(feature_map), self.slp(feature_map))
+        return self.represent(self.backbone(images))
+
+    def represent(self, features: Features) -> Tensor:
+        """The semantic representation psi (b, a) of b images."""
+        raise NotImplementedError
 
     def logits(self, psi: Tensor, Z: Tensor) -> Tensor:
         """Class scores (b, c) of representations psi (b, a) against prototypes Z (c, a), before the softmax of (12)."""
         if self.variant.cosine:
             psi, Z = F.normalize(psi, dim=-1), F.normalize(Z, dim=-1)
         return self.logit_scale * psi @ Z.T
+
+
+class ZeroMamba(ZeroShotModel):
+    """Zero-shot classifier of images by class attributes.
+
+    Args:
+        backbone, variant, logit_scale: see `ZeroShotModel`.
+        V: (a, v) word vectors of the attributes.
+        sef_eps: see `SeF`.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        V: Tensor,
+        variant: VariantName = "released",
+        logit_scale: float = 1.0,
+        sef_eps: float = 1e-6,
+    ) -> None:
+        super().__init__(backbone, variant, logit_scale)
+        self.slp = SLP(V, backbone.channels)
+        self.grl = GRL(backbone.channels, len(V), self.variant.head_classes)
+        self.sef = SeF(sef_eps)
+
+    def represent(self, features: Features) -> Tensor:
+        """Fuse what the whole image and its regions say, (9), into psi (b, a)."""
+        return self.sef(self.grl(features.pooled), self.slp(features.map))

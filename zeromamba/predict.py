@@ -19,7 +19,7 @@ from .checkpoint import Checkpoint, load_checkpoint
 from .data import ImageDataset, ImageFiles
 from .data.base import unit_prototypes
 from .data.folder import read_table
-from .model import ZeroMamba
+from .model import ZeroShotModel
 from .training import pick_device
 
 
@@ -54,7 +54,7 @@ def read_classes(path: Path, attribute_names: tuple[str, ...]) -> tuple[tuple[st
 
 @torch.inference_mode()
 def predict(
-    model: ZeroMamba, images: Tensor, Z: Tensor, class_names: tuple[str, ...], attribute_names: tuple[str, ...]
+    model: ZeroShotModel, images: Tensor, Z: Tensor, class_names: tuple[str, ...], attribute_names: tuple[str, ...]
 ) -> list[Prediction]:
     """Name images (b, 3, H, W), prepared as `ImageDataset` does, among classes with prototypes Z (c, a)."""
     model.eval()
@@ -108,7 +108,7 @@ def main(argv: list[str] | None = None) -> None:
             classes = ", ".join(f"{name} {p:.2f}" for name, p in shown.classes[: command.top])
             attributes = ", ".join(name for name, _ in shown.attributes[: command.top])
             print(f"{path}: {classes} (attributes: {attributes})")
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ImportError) as error:
         sys.exit(f"error: {error}")
 
 

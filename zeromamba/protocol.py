@@ -20,7 +20,7 @@ from .checkpoint import Record, save_checkpoint
 from .data import ZSLData, validation_split
 from .evaluation import Evaluation
 from .files import write_json
-from .model import ZeroMamba
+from .model import ZeroShotModel
 from .settings import Settings
 from .training import Fit, Split, evaluate_split
 
@@ -123,7 +123,7 @@ class SeedRun:
                 shown = "  ".join(f"{k} {v:.4g}" for k, v in numbers.items())
                 print(f"seed {self.seed}  {name}  epoch {record['epoch']}/{epochs}  {shown}", flush=True)
 
-    def _save(self, name: str, model: ZeroMamba, epoch: int, gamma: float) -> None:
+    def _save(self, name: str, model: ZeroShotModel, epoch: int, gamma: float) -> None:
         data = self.data
         record = Record(
             settings=self.settings.to_json(),

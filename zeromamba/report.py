@@ -8,18 +8,15 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from .backbones import REGISTRY
 from .data import ZSLData
+from .experiments.paper import METRICS as PRINTED_METRICS
+from .experiments.paper import main_result
 from .settings import PAPER_GAMMA, Settings
 
 METRICS = ("czsl", "U", "S", "H", "ausuc")
 
-# Table 1 of the paper, row "ZeroMamba (Ours)", VMamba-Small at 448 x 448; percent: CZSL accuracy, U, S, H.
-PAPER_ROWS: dict[str, tuple[float, float, float, float]] = {
-    "cub": (80.0, 72.1, 76.4, 74.2),
-    "sun": (72.4, 56.5, 41.4, 47.7),
-    "awa2": (71.9, 67.9, 87.6, 76.5),
-}
-PAPER_CLASSES = {"cub": 200, "sun": 717, "awa2": 50}
+PAPER_CLASSES = {"cub": 200, "sun": 717, "awa2": 50, "imagenet": 1000}
 PAPER_CHOICE = "gamma fixed by hand, epoch: best on test images in the released code"
 
 
@@ -41,11 +38,20 @@ def aggregate(results: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
     }
 
 
+def incomparable(data: ZSLData) -> str:
+    """What keeps a number on `data` from standing beside a printed one; empty where nothing does."""
+    classes = PAPER_CLASSES.get(data.name, len(data.class_names))
+    if len(data.class_names) == classes:
+        return ""
+    return f"; all {classes} classes, this run has {len(data.class_names)}: not comparable"
+
+
 def result_table(settings: Settings, data: ZSLData, results: list[dict[str, Any]]) -> Table:
     """The table that a run ends with; its caption says of each row how epoch and gamma were chosen."""
     seeds = f"{len(results)} seed" + ("s" if len(results) > 1 else "")
     ours = "; ".join(dict.fromkeys(r["chosen_by"] for r in results))
-    notes = [f"[1] VMamba-{settings.backbone.capitalize()}, {settings.image_size} px, {seeds}; {ours}"]
+    parts = "" if settings.components == "full" else f" ({settings.components})"
+    notes = [f"[1] {REGISTRY[settings.backbone].title}{parts}, {settings.image_size} px, {seeds}; {ours}"]
     title = f"{data.name}: {len(data.seen)} seen + {len(data.unseen)} unseen classes, mean per-class top-1, percent"
     table = Table(title=title, caption_justify="left", min_width=72)
     table.add_column("")
@@ -54,12 +60,11 @@ def result_table(settings: Settings, data: ZSLData, results: list[dict[str, Any]
     gamma = ", ".join(f"{r['gamma']:.3g}" for r in results)
     table.add_row("this run \\[1]", *(mean_and_deviation([r[m] for r in results]) for m in METRICS), gamma)
     table.add_row("chance", f"{100 / len(data.unseen):.1f}")
-    if data.name in PAPER_ROWS:
-        table.add_row("paper \\[2]", *(f"{v:.1f}" for v in PAPER_ROWS[data.name]), "", f"{PAPER_GAMMA[data.name]:g}")
-        note = f"[2] Table 1: VMamba-Small, 448 px; {PAPER_CHOICE}"
-        if len(data.class_names) != PAPER_CLASSES[data.name]:
-            note += f"; all {PAPER_CLASSES[data.name]} classes, this run has {len(data.class_names)}: not comparable"
-        notes.append(note)
+    if printed := main_result(data.name):
+        values = (getattr(printed, m) for m in PRINTED_METRICS)
+        gamma = f"{PAPER_GAMMA[data.name]:g}" if data.name in PAPER_GAMMA else ""
+        table.add_row("paper \\[2]", *("" if v is None else f"{v:.1f}" for v in values), "", gamma)
+        notes.append(f"[2] {printed.source}: VMamba-Small, 448 px; {PAPER_CHOICE}{incomparable(data)}")
     table.caption = escape("\n".join(notes))
     return table
 

@@ -14,6 +14,7 @@ from .settings import Settings
 
 # What concerns the machine rather than the result: may change when a run goes on elsewhere.
 MACHINE_SETTINGS = {"data_root", "device", "workers", "check_images", "scan", "grad_checkpoint"}
+MAY_CHANGE = MACHINE_SETTINGS | {"seeds"}  # each seed has a folder of its own: a run may gain some
 
 
 def open_run(folder: Path, settings: Settings) -> None:
@@ -52,7 +53,7 @@ def check_same_run(kept: Settings, given: Settings, folder: Path) -> None:
     """Raise ValueError where settings that shape the result differ."""
     for field in fields(Settings):
         old, new = getattr(kept, field.name), getattr(given, field.name)
-        if old != new and field.name not in MACHINE_SETTINGS:
+        if old != new and field.name not in MAY_CHANGE:
             raise ValueError(
                 f"{folder} holds a run with --{field.name.replace('_', '-')} {old}, not {new}: "
                 "go on with its own settings (--resume), or choose another --out"

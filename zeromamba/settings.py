@@ -4,11 +4,12 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from .backbone import SizeName
+from .backbones import REGISTRY, BackboneName
 from .model import VariantName
 
 ProtocolName = Literal["validation", "paper"]
 PresetName = Literal["paper", "small"]
+Components = Literal["full", "without-slp", "without-grl", "baseline"]
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,8 @@ PROTOCOLS: dict[ProtocolName, Protocol] = {
     "validation": Protocol("validation", True, False, True, 1e-6),
     "paper": Protocol("test", False, True, False, 0.0),
 }
+
+CHECKPOINTS = Path("checkpoints")  # where released weights are looked for
 
 PAPER_GAMMA = {
     "cub": 0.3,
@@ -60,10 +63,13 @@ class Settings:
 
     variant: VariantName = "released"
     """released: dot-product logits through the kept ImageNet classifier; paper: cosine, from the pooled feature"""
-    backbone: SizeName = "small"
-    """VMamba's size"""
-    weights: Path | None = Path("checkpoints/vssm_small_0229_ckpt_epoch_222.pth")
-    """released VMamba checkpoint that the backbone starts from; None trains from scratch"""
+    backbone: BackboneName = "small"
+    """the visual encoder; nano to base are VMamba's sizes; DeiT and ViT need the extra zeromamba[vit]"""
+    weights: Literal["released"] | Path | None = "released"
+    """ImageNet weights that the backbone starts from: a released file, or "released", which looks for it in
+    checkpoints/ under its own name; None trains from scratch"""
+    components: Components = "full"
+    """full: ZeroMamba; without-slp, without-grl, baseline: the compositions of the paper's Table 5"""
     discretization: Literal["euler", "zoh"] = "euler"
     """Bbar = dt*B (pretrained VMamba), or exact zero-order hold (2)"""
     drop_path: float | None = None
@@ -137,6 +143,21 @@ class Settings:
             )
         return PAPER_GAMMA[self.dataset]
 
+    def weights_file(self) -> Path | None:
+        """The file that `weights` names; None trains from scratch.
+
+        Raises:
+            ValueError: for "released", if nobody released weights of this backbone.
+        """
+        if self.weights != "released":
+            return self.weights
+        name = REGISTRY[self.backbone].file
+        if name is None:
+            raise ValueError(
+                f"--weights released: no public file is known of backbone {self.backbone!r}; give None or a file"
+            )
+        return CHECKPOINTS / name
+
     def to_json(self) -> dict[str, Any]:
         """Plain values that `from_json` reads back."""
         return {k: str(v) if isinstance(v, Path) else v for k, v in asdict(self).items()}
@@ -154,7 +175,7 @@ class Settings:
                 f"{source}: settings do not fit this version: unknown {sorted(set(values) - names)}, "
                 f"missing {sorted(names - set(values))}"
             )
-        paths = {k: Path(values[k]) for k in ("data_root", "weights") if values[k] is not None}
+        paths = {k: Path(values[k]) for k in ("data_root", "weights") if values[k] not in (None, "released")}
         return cls(**{**values, **paths, "seeds": tuple(values["seeds"])})
 
 

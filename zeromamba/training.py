@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -18,10 +18,10 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from .data import ImageDataset, ZSLData
-from .evaluation import Evaluation, evaluate
+from .evaluation import Bools, Evaluation, Floats, Ints, evaluate
 from .files import atomic_write
 from .losses import objective
-from .model import ZeroMamba
+from .model import ZeroShotModel
 from .settings import Settings
 
 MILESTONES = (10, 20, 30, 40)  # epochs after which the released code halves its learning rates
@@ -81,19 +81,46 @@ def loader(data: ZSLData, indices: Tensor, settings: Settings, *, shuffle: bool 
 
 
 @torch.inference_mode()
-def represent(model: ZeroMamba, batches: DataLoader, settings: Settings, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Semantic representations psi (m, a) float32 and image indices (m,) of all images of a loader, on the CPU."""
+def represent(
+    model: ZeroShotModel,
+    batches: DataLoader,
+    settings: Settings,
+    device: torch.device,
+    read: Callable[[Tensor], Tensor] | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Semantic representations psi (m, a) float32 and image indices (m,) of all images of a loader, on the CPU.
+
+    `read` takes something else than psi from the model: it maps images (b, 3, H, W) to values (b, ...).
+    """
     model.eval()
-    psi, indices = [], []
+    read = read or model
+    values, indices = [], []
     for images, index in tqdm(batches, desc="evaluate", unit="batch", leave=False, dynamic_ncols=True, disable=None):
         with autocast(settings, device):
-            psi.append(model(images.to(device, non_blocking=True)).float().cpu())
+            values.append(read(images.to(device, non_blocking=True)).float().cpu())
         indices.append(index)
-    return torch.cat(psi), torch.cat(indices)
+    return torch.cat(values), torch.cat(indices)
+
+
+class Scores(NamedTuple):
+    """Class scores of the evaluated images of a split, classes by their position among its candidates."""
+
+    logits: Floats  # (m, c) before the softmax of (12)
+    labels: Ints  # (m,)
+    seen: Bools  # (c,)
+
+
+def score_split(model: ZeroShotModel, data: ZSLData, split: Split, settings: Settings, device: torch.device) -> Scores:
+    """Score the evaluated images of a split against all its candidates."""
+    psi, indices = represent(model, loader(data, split.evaluated, settings), settings, device)
+    with torch.inference_mode():
+        logits = model.logits(psi, data.Z[split.candidates])
+    seen = torch.arange(len(split.candidates)) < len(split.seen)
+    return Scores(logits.double().numpy(), split.local(data.labels[indices]).numpy(), seen.numpy())
 
 
 def evaluate_split(
-    model: ZeroMamba,
+    model: ZeroShotModel,
     data: ZSLData,
     split: Split,
     settings: Settings,
@@ -101,22 +128,18 @@ def evaluate_split(
     device: torch.device,
 ) -> Evaluation:
     """Measure a model on the evaluated images of a split; gamma None chooses it there (validation splits only)."""
-    psi, indices = represent(model, loader(data, split.evaluated, settings), settings, device)
+    result = evaluate(*score_split(model, data, split, settings, device), gamma)
     candidates = split.candidates
-    with torch.inference_mode():
-        logits = model.logits(psi, data.Z[candidates])
-    seen = torch.arange(len(candidates)) < len(split.seen)
-    result = evaluate(logits.numpy(), split.local(data.labels[indices]).numpy(), seen.numpy(), gamma)
     by_id = {kind: {int(candidates[c]): a for c, a in values.items()} for kind, values in result.per_class.items()}
     return replace(result, per_class=by_id)
 
 
 def is_undecayed(name: str, parameter: nn.Parameter) -> bool:
-    """Norms, biases and the state-space parameters, which weight decay would only pull from their meaning."""
-    return parameter.ndim <= 1 or name.rsplit(".", 1)[-1] in {"A_log", "D", "dt_bias"}
+    """Norms, biases, positions and the state-space parameters, which decay would only pull from their meaning."""
+    return parameter.ndim <= 1 or name.rsplit(".", 1)[-1] in {"A_log", "D", "dt_bias", "pos_embed", "cls_token"}
 
 
-def make_optimizer(model: ZeroMamba, settings: Settings) -> torch.optim.Optimizer:
+def make_optimizer(model: ZeroShotModel, settings: Settings) -> torch.optim.Optimizer:
     """The optimiser with the released code's two learning rates; see `Protocol.decay_everything`."""
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
@@ -152,7 +175,7 @@ class Fit:
 
     def __init__(
         self,
-        model: ZeroMamba,
+        model: ZeroShotModel,
         data: ZSLData,
         split: Split,
         settings: Settings,

@@ -1,4 +1,4 @@
-"""Weights on disk: released VMamba and ZeroMamba checkpoints under our names, and safetensors of our own.
+"""Weights on disk: released checkpoints under our names, and safetensors of our own.
 
 Strictly: a key that no rule knows, a missing one, or a tensor of another shape is an error naming it.
 """
@@ -6,9 +6,10 @@ Strictly: a key that no rule knows, a missing one, or a tensor of another shape 
 import os
 import pickle
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import safetensors
 import safetensors.torch
@@ -16,123 +17,58 @@ import torch
 from torch import Tensor, nn
 
 State = dict[str, Tensor]
-Format = Literal["safetensors", "vmamba", "zeromamba"]
-
-# Released name -> ours, in an `ImageNetClassifier`; {i} and {j} are numbers, {p} is weight or bias.
-VMAMBA_KEYS = {
-    "patch_embed.0.{p}": "backbone.stem.conv1.{p}",
-    "patch_embed.2.{p}": "backbone.stem.norm1.{p}",
-    "patch_embed.5.{p}": "backbone.stem.conv2.{p}",
-    "patch_embed.7.{p}": "backbone.stem.norm2.{p}",
-    "layers.{i}.blocks.{j}.norm.{p}": "backbone.stages.{i}.blocks.{j}.norm1.{p}",
-    "layers.{i}.blocks.{j}.op.in_proj.weight": "backbone.stages.{i}.blocks.{j}.ss2d.in_proj.weight",
-    "layers.{i}.blocks.{j}.op.conv2d.weight": "backbone.stages.{i}.blocks.{j}.ss2d.conv.weight",
-    "layers.{i}.blocks.{j}.op.x_proj_weight": "backbone.stages.{i}.blocks.{j}.ss2d.x_proj",
-    "layers.{i}.blocks.{j}.op.dt_projs_weight": "backbone.stages.{i}.blocks.{j}.ss2d.dt_weight",
-    "layers.{i}.blocks.{j}.op.dt_projs_bias": "backbone.stages.{i}.blocks.{j}.ss2d.dt_bias",
-    "layers.{i}.blocks.{j}.op.A_logs": "backbone.stages.{i}.blocks.{j}.ss2d.A_log",
-    "layers.{i}.blocks.{j}.op.Ds": "backbone.stages.{i}.blocks.{j}.ss2d.D",
-    "layers.{i}.blocks.{j}.op.out_norm.{p}": "backbone.stages.{i}.blocks.{j}.ss2d.norm.{p}",
-    "layers.{i}.blocks.{j}.op.out_proj.weight": "backbone.stages.{i}.blocks.{j}.ss2d.out_proj.weight",
-    "layers.{i}.blocks.{j}.norm2.{p}": "backbone.stages.{i}.blocks.{j}.norm2.{p}",
-    "layers.{i}.blocks.{j}.mlp.fc1.{p}": "backbone.stages.{i}.blocks.{j}.mlp.0.{p}",
-    "layers.{i}.blocks.{j}.mlp.fc2.{p}": "backbone.stages.{i}.blocks.{j}.mlp.2.{p}",
-    "layers.{i}.downsample.1.{p}": "backbone.stages.{i}.downsample.conv.{p}",
-    "layers.{i}.downsample.3.{p}": "backbone.stages.{i}.downsample.norm.{p}",
-    "classifier.norm.{p}": "norm.{p}",
-    "classifier.head.{p}": "head.{p}",
-    # the same under the names of VMamba's later files
-    "layers.{i}.blocks.{j}.op.x_proj.weight": "backbone.stages.{i}.blocks.{j}.ss2d.x_proj",
-    "layers.{i}.blocks.{j}.op.dt_projs.weight": "backbone.stages.{i}.blocks.{j}.ss2d.dt_weight",
-}
-
-# Released name -> ours of what ZeroMamba adds; `VisionMamba.` stands before the names of VMamba's own parameters.
-ZEROMAMBA_KEYS = {
-    "VisionMamba.classifier2.V": "slp.V",
-    "VisionMamba.classifier2.W1": "slp.W1",
-    "VisionMamba.classifier2.W2": "slp.W2",
-    "clf_head2.0.weight": "slp.mlp.0.weight",
-    "clf_head2.2.weight": "slp.mlp.2.weight",
-    "clf_head.weight": "grl.proj.weight",
-}
-
-ROUTES = 4
-# Parameters of SS2D that carry the route as their first dimension, and their number of dimensions with it.
-PER_ROUTE = {"x_proj": 3, "dt_weight": 3, "dt_bias": 2, "A_log": 3, "D": 2}
 
 
-def detect_format(path: str | Path) -> Format:
-    """What a weights file is: "safetensors" (ours), "vmamba" or "zeromamba" (the released ones).
+@dataclass(frozen=True)
+class Released:
+    """A checkpoint format that someone else released, and the way to our names."""
 
-    Raises:
-        FileNotFoundError, ValueError: there is no such file, or it is none of the three.
-    """
-    try:
-        with safetensors.safe_open(_existing(path), framework="pt"):
-            return "safetensors"
-    except safetensors.SafetensorError:
-        content = _read_torch(path)
-    if "model" in content:
-        return "vmamba"
-    if any(str(key).startswith("VisionMamba.") for key in content):
-        return "zeromamba"
-    raise ValueError(
-        f"{path}: expected safetensors, a VMamba checkpoint (weights under 'model') or a released ZeroMamba "
-        f"checkpoint ('VisionMamba.*'); it has {_listing(content)}"
-    )
+    model: str  # what it holds, for messages
+    keys: Mapping[str, str]  # released name -> ours; {i} and {j} are numbers, {p} is weight or bias
+    under: str | None = None  # the key of the file's dictionary under which the weights stand
+    layout: Callable[[str, Tensor], Tensor] = lambda name, tensor: tensor  # by our name: released layout -> ours
 
+    def load(self, path: str | Path) -> State:
+        """Read a released file, PyTorch's or safetensors, as a state under our names.
 
-def load_vmamba(path: str | Path) -> State:
-    """The state of an `ImageNetClassifier` from a released VMamba, e.g. vssm_small_0229_ckpt_epoch_222.pth.
+        Raises:
+            FileNotFoundError, ValueError: there is no such file, it would run code, it holds no weights where
+                they are expected, or a key of it is not of this model.
+        """
+        content: dict[str, Any] = load_safetensors(path)[0] if Path(path).suffix == ".safetensors" else read_torch(path)
+        if self.under is None:
+            return self.rename(content, source=path)
+        if not isinstance(content.get(self.under), dict):
+            raise ValueError(
+                f"{path}: expected a {self.model} checkpoint with its weights under {self.under!r}; "
+                f"it has {listing(content)}"
+            )
+        return self.rename(content[self.under], source=path)
 
-    Raises:
-        FileNotFoundError, ValueError: there is no such file, it would run code, it holds no 'model', or a key
-            of it is not of VMamba v2.
-    """
-    content = _read_torch(path)
-    if not isinstance(content.get("model"), dict):
-        raise ValueError(
-            f"{path}: expected a VMamba checkpoint with its weights under 'model'; it has {_listing(content)}"
-        )
-    return from_vmamba(content["model"], source=path)
+    def rename(self, released: Mapping[str, Tensor], source: str | Path) -> State:
+        """Rename a released state dict to ours; `source` names it in errors.
 
-
-def load_released_zeromamba(path: str | Path) -> State:
-    """The state of a `ZeroMamba` from a released one, {CUB,SUN,AWA2}_best{CZSL,GZSL}.pth.
-
-    Raises:
-        FileNotFoundError, ValueError: there is no such file, it would run code, or a key of it is not of
-            ZeroMamba.
-    """
-    return from_released_zeromamba(_read_torch(path), source=path)
-
-
-def from_vmamba(released: Mapping[str, Tensor], source: str | Path) -> State:
-    """Rename a released VMamba state dict to that of `ImageNetClassifier`; `source` names it in errors."""
-    return _rename(released, VMAMBA_KEYS, source)
-
-
-def from_released_zeromamba(released: Mapping[str, Tensor], source: str | Path) -> State:
-    """Rename a released ZeroMamba state dict to that of `ZeroMamba`, variant "released"."""
-    if missing := ZEROMAMBA_KEYS.keys() - released.keys():
-        raise ValueError(
-            f"{source}: expected a released ZeroMamba checkpoint; {_listing(missing)} missing, "
-            f"it has {_listing(released)}"
-        )
-    rules = {f"VisionMamba.{key}": _in_zeromamba(ours) for key, ours in VMAMBA_KEYS.items()} | ZEROMAMBA_KEYS
-    return _rename(released, rules, source)
-
-
-def pretrained(classifier: Mapping[str, Tensor], *, keep_head: bool) -> State:
-    """The part of a `ZeroMamba` that an `ImageNetClassifier` starts: the backbone, GRL's norm and head.
-
-    Args:
-        classifier: state of an `ImageNetClassifier`, see `load_vmamba`.
-        keep_head: True for the released variant, whose GRL keeps the 1000-way head; False drops it.
-    """
-    return {
-        _in_zeromamba(name): tensor for name, tensor in classifier.items() if keep_head or not name.startswith("head.")
-    }
+        Raises:
+            ValueError: a key is not of this model, two are the same parameter, or a layout is impossible.
+        """
+        patterns = [(_pattern(key), ours) for key, ours in self.keys.items()]
+        state: State = {}
+        unknown = []
+        for key, tensor in released.items():
+            matches = ((pattern.fullmatch(key), ours) for pattern, ours in patterns)
+            name = next((ours.format(**match.groupdict()) for match, ours in matches if match), None)
+            if name is None or not isinstance(tensor, Tensor):
+                unknown.append(key)
+            elif name in state:
+                raise ValueError(f"{source}: two keys for {name}, the second is {key!r}; keep one")
+            else:
+                try:
+                    state[name] = self.layout(name, tensor)
+                except ValueError as error:
+                    raise ValueError(f"{source}: {name}: {error}") from error
+        if unknown:
+            raise ValueError(f"{source}: keys that {self.model} has no place for: {listing(unknown)}")
+        return state
 
 
 def load_strict(
@@ -161,7 +97,7 @@ def load_strict(
         "of another shape": wrong,
     }
     if any(problems.values()):
-        found = "; ".join(f"{what}: {_listing(names)}" for what, names in problems.items() if names)
+        found = "; ".join(f"{what}: {listing(names)}" for what, names in problems.items() if names)
         raise ValueError(f"{source}: the weights do not fit the model (another size, data set or variant?). {found}")
     module.load_state_dict(state, strict=False)
 
@@ -195,7 +131,7 @@ def load_safetensors(path: str | Path) -> tuple[State, dict[str, str]]:
         raise ValueError(f"{path}: not a whole safetensors file ({error}); save or copy it again") from error
 
 
-def _read_torch(path: str | Path) -> dict[str, Any]:
+def read_torch(path: str | Path) -> dict[str, Any]:
     """Unpickle tensors and plain containers only; a file that would run code is refused."""
     with open(_existing(path), "rb") as file:
         try:
@@ -213,45 +149,12 @@ def _read_torch(path: str | Path) -> dict[str, Any]:
     return content
 
 
-def _in_zeromamba(name: str) -> str:
-    """Where a parameter of `ImageNetClassifier` stands in `ZeroMamba`: GRL keeps the norm and the head."""
-    return name if name.startswith("backbone.") else f"grl.{name}"
-
-
-def _rename(released: Mapping[str, Tensor], rules: Mapping[str, str], source: str | Path) -> State:
+def _pattern(key: str) -> re.Pattern[str]:
     fields = {"{i}": r"(?P<i>\d+)", "{j}": r"(?P<j>\d+)", "{p}": r"(?P<p>weight|bias)"}
-    patterns = []
-    for key, ours in rules.items():
-        pattern = re.escape(key).replace(r"\{", "{").replace(r"\}", "}")
-        for field, expression in fields.items():
-            pattern = pattern.replace(field, expression)
-        patterns.append((re.compile(pattern), ours))
-
-    state: State = {}
-    unknown = []
-    for key, tensor in released.items():
-        matches = ((pattern.fullmatch(key), ours) for pattern, ours in patterns)
-        name = next((ours.format(**match.groupdict()) for match, ours in matches if match), None)
-        if name is None or not isinstance(tensor, Tensor):
-            unknown.append(key)
-        elif name in state:
-            raise ValueError(f"{source}: two keys for {name}, the second is {key!r}; keep one")
-        else:
-            state[name] = _reshape(name, tensor, source)
-    if unknown:
-        raise ValueError(f"{source}: keys that the model has no place for: {_listing(unknown)}")
-    return state
-
-
-def _reshape(name: str, tensor: Tensor, source: str | Path) -> Tensor:
-    """Undo the released layouts: linear weights as 1x1 convolutions, routes flattened into what follows."""
-    if tensor.ndim == 4 and tensor.shape[2:] == (1, 1):  # VMamba has no 1x1 convolution of its own
-        tensor = tensor.flatten(1)
-    if tensor.ndim + 1 != PER_ROUTE.get(name.rpartition(".")[2]):
-        return tensor
-    if len(tensor) % ROUTES:
-        raise ValueError(f"{source}: {name}: expected {ROUTES} routes, got shape {tuple(tensor.shape)}")
-    return tensor.unflatten(0, (ROUTES, -1))
+    pattern = re.escape(key).replace(r"\{", "{").replace(r"\}", "}")
+    for field, expression in fields.items():
+        pattern = pattern.replace(field, expression)
+    return re.compile(pattern)
 
 
 def _existing(path: str | Path) -> Path:
@@ -261,7 +164,7 @@ def _existing(path: str | Path) -> Path:
     return path
 
 
-def _listing(names: Iterable[str], most: int = 8) -> str:
+def listing(names: Iterable[str], most: int = 8) -> str:
     names = sorted(map(str, names))
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more if names else "nothing"

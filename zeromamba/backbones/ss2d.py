@@ -6,10 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .kernels import SS2D as ROUTES
-from .kernels import ss2d
-
-DT_MIN, DT_MAX, DT_FLOOR = 1e-3, 0.1, 1e-4  # range of softplus(dt_bias) at the start, as in Mamba
+from ..kernels import SS2D as ROUTES
+from ..kernels import ss2d
+from .layers import channels_last, initial_dt_bias
 
 
 class SS2D(nn.Module):
@@ -40,7 +39,7 @@ class SS2D(nn.Module):
         self.conv = nn.Conv2d(d, d, kernel_size=3, padding=1, groups=d, bias=False)
         self.x_proj = nn.Parameter(torch.empty(k, sum(self.sizes), d).uniform_(-(d**-0.5), d**-0.5))
         self.dt_weight = nn.Parameter(torch.empty(k, d, r).uniform_(-(r**-0.5), r**-0.5))
-        self.dt_bias = nn.Parameter(_initial_dt_bias(k, d))
+        self.dt_bias = nn.Parameter(initial_dt_bias(k, d))
         self.A_log = nn.Parameter(torch.arange(1, n + 1, dtype=torch.float32).log().repeat(k, d, 1))
         self.D = nn.Parameter(torch.ones(k, d))
         self.norm = nn.LayerNorm(d)
@@ -65,14 +64,3 @@ class SS2D(nn.Module):
             impl=self.impl,
         )
         return self.out_proj(self.norm(y))
-
-
-def channels_last(conv: nn.Conv2d, x: Tensor) -> Tensor:
-    """Apply a convolution to a map (b, h, w, channels); permuted views, so torch computes channels last."""
-    return conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-
-
-def _initial_dt_bias(k: int, d: int) -> Tensor:
-    """Inverse softplus of dt drawn log-uniformly from [DT_MIN, DT_MAX] (Gu and Dao 2023, section 3.6)."""
-    dt = torch.empty(k, d).uniform_(math.log(DT_MIN), math.log(DT_MAX)).exp().clamp(min=DT_FLOOR)
-    return dt + torch.log(-torch.expm1(-dt))

@@ -1,15 +1,16 @@
-"""The backbone: VMamba (Liu et al. 2024, arXiv:2401.10166), the released v2 models."""
+"""VMamba (Liu et al. 2024, arXiv:2401.10166), the released v2 models."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
 
-import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
-from .ss2d import SS2D, channels_last
+from ..weights import Released
+from .layers import DropPath, channels_last, drop_path_rates, init_linear
+from .pyramid import Pyramid
+from .ss2d import SS2D
 
 SizeName = Literal["nano", "tiny", "small", "base"]
 MLP_RATIO = 4
@@ -35,8 +36,10 @@ SIZES: dict[SizeName, Size] = {
 }
 
 
-class VMamba(nn.Module):
-    """Four stages of VSS blocks over maps of 1/4, 1/8, 1/16 and 1/32 of the image's size, each rounded up.
+class VMamba(Pyramid):
+    """Four stages of VSS blocks over maps of 1/4, 1/8, 1/16 and 1/32 of the image's size.
+
+    Every convolution of stride 2 is padded and rounds up, so that any H, W >= 1 leave at least one token.
 
     Args:
         dims: channels of each stage.
@@ -61,52 +64,18 @@ class VMamba(nn.Module):
         grad_checkpoint: bool = False,
         impl: str = "auto",
     ) -> None:
-        super().__init__()
-        self.channels = dims[-1]
-        self.stem = Stem(dims[0])
-        last = max(sum(depths) - 1, 1)
-        rates = (drop_path * i / last for i in range(sum(depths)))
+        rates = drop_path_rates(drop_path, sum(depths))
 
         def block(dim: int) -> VSSBlock:
             mixer = SS2D(dim, ratio=ssm_ratio, state=state, discretization=discretization, impl=impl)
             return VSSBlock(dim, mixer, next(rates))
 
-        downsamples = [Downsample(dim, out) for dim, out in pairwise(dims)] + [nn.Identity()]
-        self.stages = nn.ModuleList(
-            Stage([block(dim) for _ in range(depth)], downsample, grad_checkpoint)
-            for dim, depth, downsample in zip(dims, depths, downsamples, strict=True)
-        )
-        self.apply(_init_linear)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """The last stage's map (b, ceil(H/32), ceil(W/32), C), not normalised, of images (b, 3, H, W).
-
-        Every convolution of stride 2 is padded and rounds up, so that any H, W >= 1 leave at least one token.
-
-        Raises:
-            ValueError: images are not of shape (b, 3, H, W) with H, W >= 1.
-        """
-        if images.ndim != 4 or images.shape[1] != 3 or 0 in images.shape[2:]:
-            raise ValueError(f"images: expected (b, 3, H, W), channels second and H, W >= 1; got {tuple(images.shape)}")
-        x = self.stem(images.permute(0, 2, 3, 1))
-        for stage in self.stages:
-            x = stage(x)
-        return x
-
-
-class Stage(nn.Module):
-    """VSS blocks of one width, and the way down to the next stage."""
-
-    def __init__(self, blocks: Sequence["VSSBlock"], downsample: nn.Module, grad_checkpoint: bool) -> None:
-        super().__init__()
-        self.blocks = nn.ModuleList(blocks)
-        self.downsample = downsample
-        self.grad_checkpoint = grad_checkpoint
-
-    def forward(self, x: Tensor) -> Tensor:
-        for block in self.blocks:
-            x = checkpoint(block, x, use_reentrant=False) if self.grad_checkpoint else block(x)
-        return self.downsample(x)
+        # in the order of the image's way, which is the order of the random numbers
+        stem = Stem(dims[0])
+        downsamples = [Downsample(dim, out) for dim, out in pairwise(dims)]
+        stages = [[block(dim) for _ in range(depth)] for dim, depth in zip(dims, depths, strict=True)]
+        super().__init__(stem, stages, downsamples, dims[-1], grad_checkpoint)
+        self.apply(init_linear)
 
 
 class VSSBlock(nn.Module):
@@ -126,26 +95,6 @@ class VSSBlock(nn.Module):
         """Map (b, h, w, channels) to the same shape."""
         x = x + self.drop_path(self.ss2d(self.norm1(x)))
         return x + self.drop_path(self.mlp(self.norm2(x)))
-
-
-class DropPath(nn.Module):
-    """Stochastic depth (Huang et al. 2016): in training, images skip a residual branch, each by its own draw.
-
-    What stays is divided by the chance of staying, so that the expectation is that of evaluation.
-    """
-
-    def __init__(self, rate: float) -> None:
-        super().__init__()
-        if not 0 <= rate < 1:
-            raise ValueError(f"drop_path: expected a rate in [0, 1), got {rate}")
-        self.rate = rate
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (b, ...) to the same shape."""
-        if not self.training or self.rate == 0:
-            return x
-        stays = torch.rand((len(x),) + (1,) * (x.ndim - 1), device=x.device) >= self.rate
-        return x * (stays / (1 - self.rate)).to(x.dtype)
 
 
 class Stem(nn.Module):
@@ -175,22 +124,7 @@ class Downsample(nn.Module):
         return self.norm(channels_last(self.conv, x))
 
 
-class ImageNetClassifier(nn.Module):
-    """What released VMamba checkpoints hold: the backbone and `head(pool(norm(F)))` for ImageNet-1K."""
-
-    def __init__(self, backbone: VMamba, classes: int = 1000) -> None:
-        super().__init__()
-        self.backbone = backbone
-        self.norm = nn.LayerNorm(backbone.channels)
-        self.head = nn.Linear(backbone.channels, classes)
-        _init_linear(self.head)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Map images (b, 3, H, W) to class scores (b, classes)."""
-        return self.head(self.norm(self.backbone(images)).mean(dim=(1, 2)))
-
-
-def vmamba(
+def build(
     size: SizeName,
     *,
     discretization: str = "euler",
@@ -198,13 +132,7 @@ def vmamba(
     grad_checkpoint: bool = False,
     impl: str = "auto",
 ) -> VMamba:
-    """Build a VMamba of a named size; `drop_path=None` takes the size's own. The rest as in `VMamba`.
-
-    Raises:
-        ValueError: the size is unknown.
-    """
-    if size not in SIZES:
-        raise ValueError(f"size: expected one of {', '.join(SIZES)}, got {size!r}")
+    """Build a VMamba of a named size; `drop_path=None` takes the size's own. The rest as in `VMamba`."""
     preset = SIZES[size]
     return VMamba(
         preset.dims,
@@ -217,8 +145,48 @@ def vmamba(
     )
 
 
-def _init_linear(module: nn.Module) -> None:
-    if isinstance(module, nn.Linear):
-        nn.init.trunc_normal_(module.weight, std=0.02)
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)
+# Released name -> ours, in an `ImageNetClassifier`.
+KEYS = {
+    "patch_embed.0.{p}": "backbone.stem.conv1.{p}",
+    "patch_embed.2.{p}": "backbone.stem.norm1.{p}",
+    "patch_embed.5.{p}": "backbone.stem.conv2.{p}",
+    "patch_embed.7.{p}": "backbone.stem.norm2.{p}",
+    "layers.{i}.blocks.{j}.norm.{p}": "backbone.stages.{i}.blocks.{j}.norm1.{p}",
+    "layers.{i}.blocks.{j}.op.in_proj.weight": "backbone.stages.{i}.blocks.{j}.ss2d.in_proj.weight",
+    "layers.{i}.blocks.{j}.op.conv2d.weight": "backbone.stages.{i}.blocks.{j}.ss2d.conv.weight",
+    "layers.{i}.blocks.{j}.op.x_proj_weight": "backbone.stages.{i}.blocks.{j}.ss2d.x_proj",
+    "layers.{i}.blocks.{j}.op.dt_projs_weight": "backbone.stages.{i}.blocks.{j}.ss2d.dt_weight",
+    "layers.{i}.blocks.{j}.op.dt_projs_bias": "backbone.stages.{i}.blocks.{j}.ss2d.dt_bias",
+    "layers.{i}.blocks.{j}.op.A_logs": "backbone.stages.{i}.blocks.{j}.ss2d.A_log",
+    "layers.{i}.blocks.{j}.op.Ds": "backbone.stages.{i}.blocks.{j}.ss2d.D",
+    "layers.{i}.blocks.{j}.op.out_norm.{p}": "backbone.stages.{i}.blocks.{j}.ss2d.norm.{p}",
+    "layers.{i}.blocks.{j}.op.out_proj.weight": "backbone.stages.{i}.blocks.{j}.ss2d.out_proj.weight",
+    "layers.{i}.blocks.{j}.norm2.{p}": "backbone.stages.{i}.blocks.{j}.norm2.{p}",
+    "layers.{i}.blocks.{j}.mlp.fc1.{p}": "backbone.stages.{i}.blocks.{j}.mlp.0.{p}",
+    "layers.{i}.blocks.{j}.mlp.fc2.{p}": "backbone.stages.{i}.blocks.{j}.mlp.2.{p}",
+    "layers.{i}.downsample.1.{p}": "backbone.stages.{i}.downsample.conv.{p}",
+    "layers.{i}.downsample.3.{p}": "backbone.stages.{i}.downsample.norm.{p}",
+    "classifier.norm.{p}": "backbone.norm.{p}",
+    "classifier.head.{p}": "head.{p}",
+    # the same under the names of VMamba's later files
+    "layers.{i}.blocks.{j}.op.x_proj.weight": "backbone.stages.{i}.blocks.{j}.ss2d.x_proj",
+    "layers.{i}.blocks.{j}.op.dt_projs.weight": "backbone.stages.{i}.blocks.{j}.ss2d.dt_weight",
+}
+
+ROUTES = 4
+# Parameters of SS2D that carry the route as their first dimension, and their number of dimensions with it.
+PER_ROUTE = {"x_proj": 3, "dt_weight": 3, "dt_bias": 2, "A_log": 3, "D": 2}
+
+
+def released_layout(name: str, tensor: Tensor) -> Tensor:
+    """Undo the released layouts: linear weights as 1x1 convolutions, routes flattened into what follows."""
+    if tensor.ndim == 4 and tensor.shape[2:] == (1, 1):  # VMamba has no 1x1 convolution of its own
+        tensor = tensor.flatten(1)
+    if tensor.ndim + 1 != PER_ROUTE.get(name.rpartition(".")[2]):
+        return tensor
+    if len(tensor) % ROUTES:
+        raise ValueError(f"expected {ROUTES} routes, got shape {tuple(tensor.shape)}")
+    return tensor.unflatten(0, (ROUTES, -1))
+
+
+RELEASED = Released("VMamba v2", KEYS, under="model", layout=released_layout)

@@ -1,0 +1,26 @@
+"""A data set small enough to train on in a test."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory):
+    """A user's folder: 7 classes of two colours and a size, 6 pictures each, 2 classes unseen."""
+    root = tmp_path_factory.mktemp("tiny")
+    rng = np.random.default_rng(0)
+    rows = ["class,red,green,blue,large"]
+    for k in range(7):
+        attributes = [k + 1 & 1, (k + 1) >> 1 & 1, (k + 1) >> 2 & 1, k % 2]
+        rows.append(f"class {k}," + ",".join(map(str, attributes)))
+        folder = root / "images" / f"class {k}"
+        folder.mkdir(parents=True)
+        for i in range(6):
+            pixels = rng.integers(0, 60, (24, 32, 3), dtype=np.uint8)
+            side = 8 if attributes[3] else 4
+            pixels[8 : 8 + side, 8 : 8 + side] += np.uint8(150) * np.array(attributes[:3], np.uint8)
+            Image.fromarray(pixels).save(folder / f"{i}.png")
+    (root / "attributes.csv").write_text("\n".join(rows) + "\n")
+    (root / "unseen.txt").write_text("class 4\nclass 5\n")
+    return root

@@ -1,0 +1,66 @@
+"""Table 5's compositions: each is the parts of ZeroMamba that it keeps, trains, and comes back from its checkpoint."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from zeromamba.ablations import Baseline, WithoutGRL, WithoutSLP
+from zeromamba.backbones import Features
+from zeromamba.build import build_model, restore_model
+from zeromamba.checkpoint import Checkpoint, Record
+from zeromamba.losses import objective
+from zeromamba.model import ZeroMamba
+from zeromamba.settings import preset
+
+a, v = 5, 7
+KINDS = {"full": ZeroMamba, "without-slp": WithoutSLP, "without-grl": WithoutGRL, "baseline": Baseline}
+
+
+def make(components, **changes):
+    torch.manual_seed(0)
+    return build_model(replace(preset("demo", "small"), components=components, **changes), torch.randn(a, v))
+
+
+@pytest.fixture
+def features():
+    torch.manual_seed(1)
+    return Features(torch.randn(2, 3, 2, 256), torch.randn(2, 256))
+
+
+@pytest.mark.parametrize("components", KINDS)
+def test_the_builder_composes_what_the_setting_names(components):
+    assert type(make(components)) is KINDS[components]
+
+
+def test_each_composition_is_the_parts_that_it_keeps(features):
+    baseline, without_slp, without_grl = (make(c) for c in ("baseline", "without-slp", "without-grl"))
+    torch.testing.assert_close(baseline.represent(features), features.pooled @ baseline.mlp.weight.T)
+    torch.testing.assert_close(without_slp.represent(features), without_slp.grl(features.pooled))
+    torch.testing.assert_close(without_grl.represent(features), without_grl.slp(features.map))
+    assert not any("slp" in name for model in (baseline, without_slp) for name in model.state_dict())
+    assert not any("grl" in name for model in (baseline, without_grl) for name in model.state_dict())
+
+
+@pytest.mark.parametrize("components", KINDS)
+@pytest.mark.parametrize("variant", ["released", "paper"])
+def test_all_score_alike_and_what_they_add_to_the_backbone_learns(components, variant):
+    model, full = make(components, variant=variant), make("full", variant=variant)
+    Z = torch.nn.functional.normalize(torch.rand(3, a), dim=1)
+    psi = model(torch.randn(2, 3, 64, 64))
+    torch.testing.assert_close(model.logits(psi, Z), full.logits(psi, Z))
+    objective(psi, model.logits(psi, Z), torch.tensor([0, 2]), Z, 1.0).total.backward()
+    own = {name: p for name, p in model.named_parameters() if not name.startswith("backbone.")}
+    assert own
+    assert [name for name, p in own.items() if p.grad is None or not p.grad.any()] == []
+
+
+@pytest.mark.parametrize("components", KINDS)
+def test_a_checkpoint_of_any_composition_restores_it(components, tmp_path):
+    model = make(components)
+    settings = replace(preset("demo", "small"), components=components)
+    record = Record(settings.to_json(), 0, 1, 0.1, "", "demo", ("x",) * 3, (0,), ("y",) * a)
+    checkpoint = Checkpoint(record, model.state_dict(), torch.rand(3, a), tmp_path)
+    again = restore_model(checkpoint, checkpoint.settings)
+    images = torch.randn(1, 3, 64, 64)
+    torch.testing.assert_close(again.eval()(images), model.eval()(images), rtol=0, atol=0)

@@ -1,0 +1,199 @@
+"""What a user of `python -m zeromamba.experiments` may rely on, run as they run it."""
+
+import contextlib
+import csv
+import io
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from zeromamba import figures
+from zeromamba.backbones import build_backbone
+from zeromamba.backbones.local_vim import LocalVim
+from zeromamba.backbones.local_vmamba import LocalVMamba
+from zeromamba.backbones.vim import Vim
+from zeromamba.data import load_dataset
+from zeromamba.experiments import run as run_module
+from zeromamba.experiments.__main__ import main
+from zeromamba.experiments.grids import EXPERIMENTS, REDUCED_NOTE, base_settings, row_changes
+from zeromamba.experiments.tables import markdown, printed_row
+from zeromamba.settings import PROTOCOLS
+
+try:
+    figures.require_packages()
+except ModuleNotFoundError as error:
+    pytest.skip(str(error), allow_module_level=True)
+
+REPO = Path(__file__).parents[1]
+SMALL = ("--reduced", "--workers", "0", "--device", "cpu")
+
+DIES_AT_STEP = """
+import os, signal, sys
+from zeromamba import training
+from zeromamba.experiments.__main__ import main
+flip_half, steps = training.flip_half, 0
+def dying(images):
+    global steps
+    steps += 1
+    if steps == {step}:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return flip_half(images)
+training.flip_half = dying
+main(sys.argv[1:])
+"""
+
+
+def run(*arguments):
+    """Run an experiment; returns what it prints."""
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        main([*map(str, arguments), *SMALL])
+    return printed.getvalue()
+
+
+def run_killed(*arguments, step):
+    """Run an experiment in a process that SIGKILL ends at a training step; returns what it printed."""
+    driver = [sys.executable, "-c", DIES_AT_STEP.format(step=step)]
+    environment = os.environ | {"PYTHONPATH": str(REPO)}
+    process = subprocess.run(
+        [*driver, *map(str, arguments), *SMALL], capture_output=True, text=True, env=environment, check=False
+    )
+    assert process.returncode == -signal.SIGKILL, process.stderr
+    return process.stdout
+
+
+def table_of(folder):
+    with (folder / "table.csv").open(newline="") as stream:
+        return {row["row"]: row for row in csv.DictReader(stream)}
+
+
+@pytest.fixture(scope="module")
+def finished(tiny, tmp_path_factory):
+    """Table 7 on a user's folder, never interrupted: its output folder, and what was printed."""
+    out = tmp_path_factory.mktemp("experiments")
+    return out, run("table7", "--datasets", tiny, "--out", out)
+
+
+def epochs_trained(stdout):
+    return [line.split("loss")[0] for line in stdout.splitlines() if line.startswith("seed") and "loss" in line]
+
+
+def test_an_experiment_killed_and_started_again_loses_no_finished_run_and_repeats_none(finished, tiny, tmp_path):
+    arguments = ("table7", "--datasets", tiny, "--out", tmp_path)
+    killed = run_killed(*arguments, step=8)
+    results = {path: path.stat().st_mtime_ns for path in tmp_path.glob("runs/**/result.json")}
+    assert len(results) == 1, "it was killed in the second of three runs"
+    going_on = run(*arguments)
+    assert {path: path.stat().st_mtime_ns for path in results} == results
+    whole = epochs_trained(finished[1])
+    assert epochs_trained(killed) + epochs_trained(going_on) == whole
+    ours, uninterrupted = (table_of(out / "table7") for out in (tmp_path, finished[0]))
+    assert [{**row, "run": ""} for row in ours.values()] == [{**row, "run": ""} for row in uninterrupted.values()]
+
+
+def test_a_finished_experiment_trains_nothing_and_others_find_its_runs(finished, tiny):
+    out, _ = finished
+    assert epochs_trained(run("table7", "--datasets", tiny, "--out", out)) == []
+    figure = run("figure7", "--datasets", tiny, "--out", out)  # ZeroMamba at 64 px is Table 7's last row
+    assert epochs_trained(figure) == []
+    assert [path.name for path in (out / "figure7").glob("*.png")] == [f"figure7-{tiny.name}.png"]
+
+
+def test_the_table_says_that_it_is_reduced_and_how_its_numbers_were_chosen(finished):
+    text = (finished[0] / "table7" / "table.md").read_text()
+    assert REDUCED_NOTE in text
+    assert PROTOCOLS["validation"].label in text
+    assert "VMamba-Nano, 48 px" in text
+
+
+def test_another_seed_adds_to_a_run_and_a_backbone_that_cannot_be_imported_is_one_row_s_affair(
+    finished, tiny, monkeypatch
+):
+    out, _ = finished
+    build_model = run_module.build_model
+
+    def without_timm(settings, V):
+        if settings.components == "baseline":
+            raise ImportError("timm not installed")
+        return build_model(settings, V)
+
+    monkeypatch.setattr(run_module, "build_model", without_timm)
+    run("table5", "--datasets", tiny, "--seeds", 0, 1, "--out", out)
+    rows = table_of(out / "table5")
+    assert rows["baseline"]["unavailable"] == "timm not installed"
+    assert "Not run: baseline. timm not installed." in (out / "table5" / "table.md").read_text()
+    assert all(row["seeds"] == "0 1" and row["H_deviation"] for name, row in rows.items() if name != "baseline")
+    without_L_SC = out / "runs" / tiny.name / "lambda_sc=0.0" / "settings.json"
+    assert '"lambda_sc": 0.0' in without_L_SC.read_text()
+
+
+def test_a_setting_that_diverges_takes_no_other_run_with_it(tiny, tmp_path, monkeypatch):
+    result = run_module.SeedRun.result
+
+    def diverging(self):
+        if self.settings.image_size == 48:
+            raise FloatingPointError("the loss is nan")
+        return result(self)
+
+    monkeypatch.setattr(run_module.SeedRun, "result", diverging)
+    assert "the loss is nan" in run("table7", "--datasets", tiny, "--out", tmp_path)
+    assert [row["czsl"] != "" for row in table_of(tmp_path / "table7").values()] == [True, False, True]
+
+
+def test_a_backbone_whose_weights_nobody_released_is_one_row_s_affair(tiny, tmp_path):
+    (row,) = (row for row in EXPERIMENTS["table4"].rows if row.name == "LocalVim-Small")
+    data = load_dataset(str(tiny), Path(), seed=0)
+    experiment = replace(EXPERIMENTS["table4"], rows=(row,))
+    (cell,) = run_module.plan(experiment, data, {"dataset": str(tiny)}, False, tmp_path)
+    assert cell.unavailable == "no weights of LocalVim-Small were released"
+
+
+def test_what_is_missing_is_named_before_anything_is_trained(tiny, tmp_path):
+    with pytest.raises(SystemExit, match=r"vssm_small_0229\S*: no such weights file"):
+        main(["table5", "--datasets", str(tiny), "--out", str(tmp_path), "--device", "cpu"])
+    with pytest.raises(SystemExit, match="--gamma"):
+        run("table7", "--datasets", tiny, "--out", tmp_path, "--protocol", "paper")
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+@pytest.mark.parametrize("reduced", [False, True])
+def test_every_row_changes_settings_that_exist(name, reduced):
+    for row in EXPERIMENTS[name].rows:
+        replace(base_settings("cub", reduced), **row_changes(row, reduced))
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"), [("vim-nano", Vim), ("localvim-nano", LocalVim), ("localvmamba-nano", LocalVMamba)]
+)
+def test_a_stand_in_is_a_small_one_of_the_same_architecture(name, kind):
+    backbone = build_backbone(name)
+    assert type(backbone) is kind
+    assert sum(p.numel() for p in backbone.parameters()) < 2_000_000
+    assert backbone(torch.randn(2, 3, 64, 64)).pooled.shape == (2, backbone.channels)
+
+
+def test_printed_numbers_stand_beside_measured_ones(tiny):
+    """On CUB, every method of Table 1 has a line; a part of the classes is said not to compare."""
+    cub = replace(load_dataset(str(tiny), Path(), seed=0), name="cub")
+    cell = run_module.Cell(EXPERIMENTS["table1"].rows[0], cub, base_settings("cub", False), Path("nowhere"), 51_300_000)
+    text = markdown(EXPERIMENTS["table1"], [cell], reduced=False)
+    line = next(line for line in text.splitlines() if line.startswith("| ZeroMamba"))
+    assert "| 80.0 |" in line
+    assert "| 51.3 |" in line
+    assert "ZSLViT (ViT-Base, CVPR'24)" in text
+    assert "all 200 classes, this run has 7: not comparable" in text
+
+
+def test_a_sweep_stands_beside_the_printed_number_at_the_published_setting_alone(tiny):
+    cub = replace(load_dataset(str(tiny), Path(), seed=0), name="cub")
+    rows = {row.name: row for row in EXPERIMENTS["figure6"].rows}
+    settings = base_settings("cub", False)
+    printed = {name: printed_row(run_module.Cell(row, cub, settings, Path("nowhere"))) for name, row in rows.items()}
+    assert {name for name, row in printed.items() if row} == {"lambda_SC = 1", "batch = 16"}
+    assert printed["batch = 16"].H == 74.2

@@ -1,0 +1,66 @@
+"""The paper's printed numbers: read rightly, and consistent with each other."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from zeromamba.experiments.grids import EXPERIMENTS
+from zeromamba.experiments.paper import METRICS, main_result, printed, printed_rows
+
+SHARED = Path(os.environ.get("ZEROMAMBA_SHARED", Path(__file__).parents[2] / "shared"))
+ODD_H = {  # as printed, see paper.csv
+    ("CDL + OSCO", "cub"),
+    ("CDL + OSCO", "awa2"),
+    ("ViT-ZSL", "awa2"),
+    ("TFVAEGAN + SHIP", "cub"),
+    ("ZSLViT", "sun"),
+}
+
+
+def test_every_method_of_every_table_is_there():
+    methods = {}
+    for row in printed_rows():
+        methods.setdefault(row.source, set()).add(row.method)
+    assert {source: len(names) for source, names in methods.items()} == {
+        "Table 1": 20,
+        "Table 3": 6,
+        "Table 4": 6,
+        "Table 5": 5,
+        "Table 6": 5,
+        "Table 7": 3,
+    }
+    keys = [(row.source, row.method, row.dataset) for row in printed_rows()]
+    assert len(set(keys)) == len(keys)
+
+
+def test_the_main_results_are_those_of_the_abstract_s_tables():
+    assert [getattr(main_result("sun"), m) for m in METRICS] == [72.4, 56.5, 41.4, 47.7]
+    assert main_result("imagenet").czsl == 24.5
+    assert main_result("imagenet").H is None
+    assert main_result("demo") is None
+
+
+def test_a_printed_h_is_the_harmonic_mean_of_u_and_s():
+    """What a wrong column would break."""
+    whole = [row for row in printed_rows() if row.U is not None and row.S is not None]
+    odd = {(row.method, row.dataset) for row in whole if abs(row.H - 2 * row.U * row.S / (row.U + row.S)) > 0.11}
+    assert odd == ODD_H
+
+
+def test_numbers_stand_in_the_paper_s_text_in_this_order():
+    text = SHARED / "paper" / "zeromamba.txt"
+    if not text.is_file():
+        pytest.skip(f"needs {text}")
+    lines = text.read_text(encoding="utf-8").splitlines()
+    for row in printed_rows():
+        values = [getattr(row, m) for m in METRICS if getattr(row, m) is not None]
+        wanted = " | ".join(f"{v}" for v in values)
+        assert any(wanted in line.replace("– | ", "") for line in lines), row
+
+
+def test_every_row_of_a_grid_finds_what_it_repeats():
+    for experiment in EXPERIMENTS.values():
+        for row in experiment.rows:
+            for dataset in experiment.datasets:
+                assert row.printed is None or row.printed[1] in printed(row.printed[0], dataset), (row, dataset)

@@ -1,0 +1,122 @@
+"""Every backbone by its name: how it is built, and its released ImageNet-1K weights."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
+
+from ..weights import Released
+from . import local_vim, local_vmamba, stand_ins, timm_vit, vim, vmamba
+from .interface import Backbone, Features, ImageNetClassifier
+
+__all__ = ["REGISTRY", "Backbone", "BackboneName", "Entry", "Features", "ImageNetClassifier", "build_backbone"]
+
+BackboneName = Literal[
+    "nano",
+    "tiny",
+    "small",
+    "base",
+    "vim-small",
+    "localvim-tiny",
+    "localvim-small",
+    "localvmamba-small",
+    "deit-small",
+    "deit-base",
+    "vit-base",
+    "vim-nano",
+    "localvim-nano",
+    "localvmamba-nano",
+    "deit-tiny",
+]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One backbone."""
+
+    title: str  # as the paper's tables print it
+    build: Callable[..., Backbone]  # called with the keyword arguments of `build_backbone`
+    released: Released | None = None  # reads its released weights as the state of an `ImageNetClassifier`
+    url: str | None = None  # where they are
+    file: str | None = None  # the name under which they are looked for
+
+
+def _vmamba(size: vmamba.SizeName, file: str) -> Entry:
+    url = f"https://github.com/MzeroMiko/VMamba/releases/download/%23v2cls/{file}"
+    return Entry(f"VMamba-{size.capitalize()}", partial(vmamba.build, size), vmamba.RELEASED, url, file)
+
+
+def _deit(size: str, file: str) -> Entry:
+    build = partial(timm_vit.build, f"deit_{size}_patch16_224")
+    return Entry(f"DeiT-{size.capitalize()}", build, timm_vit.DEIT, f"https://dl.fbaipublicfiles.com/deit/{file}", file)
+
+
+_VIM = "https://huggingface.co/hustvl/Vim-small-midclstok/resolve/main/vim_s_midclstok_80p5acc.pth"
+_LOCAL_MAMBA = "https://github.com/hunto/LocalMamba/releases/download/v1.0.0/"
+_VIT = "vit_base_patch16_224.augreg2_in21k_ft_in1k"
+
+REGISTRY: dict[BackboneName, Entry] = {
+    "nano": Entry("VMamba-Nano", partial(vmamba.build, "nano")),
+    "tiny": _vmamba("tiny", "vssm1_tiny_0230s_ckpt_epoch_264.pth"),
+    "small": _vmamba("small", "vssm_small_0229_ckpt_epoch_222.pth"),
+    "base": _vmamba("base", "vssm_base_0229_ckpt_epoch_237.pth"),
+    "vim-small": Entry("Vim-Small", vim.small, vim.RELEASED, _VIM, "vim_s_midclstok_80p5acc.pth"),
+    "localvim-tiny": Entry(
+        "LocalVim-Tiny",
+        partial(local_vim.build, 192),
+        local_vim.RELEASED,
+        _LOCAL_MAMBA + "local_vim_tiny.ckpt",
+        "local_vim_tiny.ckpt",
+    ),
+    # The link to its weights leads to LocalVMamba-Small's (github.com/hunto/LocalMamba/issues/43).
+    "localvim-small": Entry("LocalVim-Small", partial(local_vim.build, 384), local_vim.RELEASED),
+    "localvmamba-small": Entry(
+        "LocalVMamba-Small",
+        local_vmamba.small,
+        local_vmamba.RELEASED,
+        _LOCAL_MAMBA + "local_vssm_small.ckpt",
+        "local_vssm_small.ckpt",
+    ),
+    "deit-small": _deit("small", "deit_small_patch16_224-cd65a155.pth"),
+    "deit-base": _deit("base", "deit_base_patch16_224-b5f2ef4d.pth"),
+    "vit-base": Entry(
+        "ViT-Base",
+        partial(timm_vit.build, "vit_base_patch16_224"),
+        timm_vit.VIT,
+        f"https://huggingface.co/timm/{_VIT}/resolve/main/model.safetensors",
+        f"{_VIT}.safetensors",
+    ),
+    # what stands in for the ones above where an experiment is run at a reduced size
+    "vim-nano": Entry("Vim-Nano", stand_ins.vim_nano),
+    "localvim-nano": Entry("LocalVim-Nano", stand_ins.local_vim_nano),
+    "localvmamba-nano": Entry("LocalVMamba-Nano", stand_ins.local_vmamba_nano),
+    "deit-tiny": _deit("tiny", "deit_tiny_patch16_224-a1311bcf.pth"),
+}
+
+
+def build_backbone(
+    name: BackboneName,
+    *,
+    discretization: str = "euler",
+    drop_path: float | None = None,
+    grad_checkpoint: bool = False,
+    impl: str = "auto",
+) -> Backbone:
+    """A new backbone with random weights.
+
+    Args:
+        name: one of `REGISTRY`.
+        discretization: of the scan, "euler" (Bbar = dt B, as every released checkpoint was trained) or "zoh", (2).
+        drop_path: rate of stochastic depth at the last block; None takes the backbone's published one.
+        grad_checkpoint: for the backward, keep only what goes into each block and compute the rest again.
+        impl: which implementation of the scan runs, see `zeromamba.kernels.ss2d`.
+
+    Raises:
+        ValueError: the name is unknown, or an argument is not for this backbone.
+        ImportError: it needs a package that cannot be imported; the message says what to install.
+    """
+    if name not in REGISTRY:
+        raise ValueError(f"backbone: expected one of {', '.join(REGISTRY)}, got {name!r}")
+    return REGISTRY[name].build(
+        discretization=discretization, drop_path=drop_path, grad_checkpoint=grad_checkpoint, impl=impl
+    )

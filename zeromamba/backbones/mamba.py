@@ -1,0 +1,57 @@
+"""Mamba's scan along one route of a map, of which the mixers of Vim and LocalVim are made."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..kernels import Route, ss2d
+from .layers import initial_dt_bias
+
+KERNEL = 4  # tokens that the convolution sees: one and the three before it
+
+
+class RouteScan(nn.Module):
+    """Mamba (Gu and Dao 2023) along one route: `scan(silu(conv(x)))`, the convolution causal along the route too.
+
+    Args:
+        d: channels of the scan.
+        r: low rank of dt.
+        n: size of the hidden state of each channel.
+        discretization, impl: see `zeromamba.kernels.ss2d`.
+    """
+
+    def __init__(self, d: int, r: int, n: int, discretization: str, impl: str) -> None:
+        super().__init__()
+        self.sizes = [r, n, n]  # what x_proj gives to one token: low-rank dt, B, C
+        self.discretization, self.impl = discretization, impl
+        self.conv = nn.Conv1d(d, d, KERNEL, groups=d, padding=KERNEL - 1)
+        self.x_proj = nn.Linear(d, sum(self.sizes), bias=False)
+        self.dt_weight = nn.Parameter(torch.empty(d, r).uniform_(-(r**-0.5), r**-0.5))
+        self.dt_bias = nn.Parameter(initial_dt_bias(1, d)[0])
+        self.A_log = nn.Parameter(torch.arange(1, n + 1, dtype=torch.float32).log().repeat(d, 1))
+        self.D = nn.Parameter(torch.ones(d))
+
+    def forward(self, x: Tensor, route: Route) -> Tensor:
+        """Map (b, h, w, d) to the same shape."""
+        x = self._convolve(x, route)
+        dt_low, B, C = self.x_proj(x)[..., None, :].split(self.sizes, dim=-1)  # (b, h, w, k=1, ...)
+        return ss2d(
+            x,
+            dt_low,
+            self.dt_weight[None],
+            self.dt_bias[None],
+            -self.A_log.exp()[None],
+            B,
+            C,
+            self.D[None],
+            routes=(route,),
+            discretization=self.discretization,
+            impl=self.impl,
+        )
+
+    def _convolve(self, x: Tensor, route: Route) -> Tensor:
+        """silu(conv(x)) along the route, every token back at its place."""
+        h, w = x.shape[1:3]
+        along = x.flatten(1, 2).index_select(1, route.tokens(h, w, x.device))  # (b, l, d)
+        along = F.silu(self.conv(along.transpose(1, 2))[..., : h * w]).transpose(1, 2)
+        return along.index_select(1, route.positions(h, w, x.device)).unflatten(1, (h, w))

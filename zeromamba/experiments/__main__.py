@@ -1,0 +1,109 @@
+"""The command line of the experiments.
+
+python -m zeromamba.experiments table5 --data-root data --seeds 0 1 2    as the paper, on its data sets
+python -m zeromamba.experiments table5 --reduced                         the same on the demo, for two CPU cores
+"""
+
+import sys
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import tyro
+
+from ..data import load_dataset
+from ..figures import require_packages
+from ..model import VariantName
+from ..settings import PROTOCOLS, ProtocolName, Settings
+from ..training import pick_device
+from .grids import EXPERIMENTS, REDUCED_DATASETS, Experiment, ExperimentName
+from .run import Cell, open_all, plan, run_all
+from .tables import write_tables
+
+
+@dataclass(frozen=True)
+class CommandLine:
+    """Run an experiment of the paper; started again, it goes on with what is not finished."""
+
+    name: tyro.conf.Positional[ExperimentName]
+    """table or figure of the paper"""
+    datasets: tuple[str, ...] = ()
+    """cub, sun, awa2, demo, or folders of your own; by default the paper's, or the demo if reduced"""
+    seeds: tuple[int, ...] = (0,)
+    """one run of each row for each; the table gives mean and deviation"""
+    reduced: bool = False
+    """a small network and few epochs, for two CPU cores; the table says so"""
+    out: Path | None = None
+    """folder of all experiments, which share their runs; by default runs/experiments, or runs/reduced"""
+    protocol: ProtocolName = "validation"
+    """validation: epoch and gamma from held-out validation classes; paper: as the released code, on test images"""
+    variant: VariantName = "released"
+    """what paper and released code do differently in the model"""
+    data_root: Path = Settings.data_root
+    """folder that holds CUB/, SUN/, AWA2/, xlsa17/ and w2v/"""
+    device: str = Settings.device
+    """cpu, cuda, cuda:1, ...; auto takes a CUDA device where there is one"""
+    precision: Literal["float32", "bf16"] = "float32"
+    """bf16: autocast of the forward; parameters stay float32"""
+    grad_checkpoint: bool = Settings.grad_checkpoint
+    """recompute each block in the backward: less memory, more time"""
+    workers: int = Settings.workers
+    """processes that read images"""
+
+    def common(self) -> dict[str, Any]:
+        """The settings that all runs share, but for the data set."""
+        names = {f.name for f in fields(Settings)}
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.name in names}
+
+
+def plan_all(command: CommandLine, experiment: Experiment, out: Path) -> list[Cell]:
+    """Every cell on every data set, all checked; see `plan` for what is raised."""
+    cells = []
+    for name in command.datasets or (REDUCED_DATASETS if command.reduced else experiment.datasets):
+        data = load_dataset(
+            name,
+            command.data_root,
+            seed=Settings.data_seed,
+            repair_word_vectors=PROTOCOLS[command.protocol].repair_word_vectors,
+        )
+        for note in data.notes:
+            print(f"note: {note}")
+        cells += plan(experiment, data, {**command.common(), "dataset": name}, command.reduced, out)
+    return cells
+
+
+def write(experiment: Experiment, cells: list[Cell], command: CommandLine, folder: Path, device: torch.device) -> None:
+    """Write tables and figures of what is finished."""
+    write_tables(experiment, cells, command.reduced, folder)
+    if experiment.chart:
+        from ..figures.style import save
+        from . import charts  # needs the packages that draw
+
+        for name, figure in charts.draw(experiment, cells, command.reduced, device).items():
+            save(figure, folder / f"{name}.png")
+
+
+def main(argv: list[str] | None = None) -> None:
+    command = tyro.cli(CommandLine, args=argv)
+    experiment = EXPERIMENTS[command.name]
+    out = command.out or Path("runs", "reduced" if command.reduced else "experiments")
+    folder = out / command.name
+    try:  # whatever would stop a run is found before the first one
+        if experiment.chart:
+            require_packages()
+        device = pick_device(command.device)
+        cells = plan_all(command, experiment, out)
+        folder.mkdir(parents=True, exist_ok=True)
+        open_all(cells)
+    except (ValueError, OSError, ImportError) as error:
+        sys.exit(f"error: {error}")
+    for _ in run_all(cells, device):
+        write_tables(experiment, cells, command.reduced, folder)
+    write(experiment, cells, command, folder, device)
+    print((folder / "table.md").read_text(encoding="utf-8"))
+    print(f"tables and figures: {folder}")
+
+
+if __name__ == "__main__":
+    main()

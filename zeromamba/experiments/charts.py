@@ -1,0 +1,136 @@
+"""The figures of the paper that sum up runs: Figure 1 (parameters), 6 (sweeps) and 7 (gamma)."""
+
+import statistics
+from collections.abc import Callable
+from itertools import groupby
+
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from ..build import restore_model
+from ..checkpoint import load_checkpoint
+from ..figures import gamma
+from ..figures.run import Run
+from ..figures.style import COLOURS, MARKERS, new_figure
+from ..report import incomparable
+from .grids import REDUCED_NOTE, ChartName, Experiment
+from .paper import METRICS as PRINTED
+from .run import Cell
+from .tables import TITLES, printed_row
+
+Figures = dict[str, Figure]  # by the name of the file, without its ending
+
+
+def draw(experiment: Experiment, cells: list[Cell], reduced: bool, device: torch.device) -> Figures:
+    """The figures of what is finished of an experiment; none if nothing is, or the paper has none."""
+    if experiment.chart is None or not any(cell.results() for cell in cells):
+        return {}
+    return CHARTS[experiment.chart](experiment, cells, reduced, device)
+
+
+def parameters(experiment: Experiment, cells: list[Cell], reduced: bool, device: torch.device) -> Figures:
+    """CZSL accuracy and H of each row over the number of its parameters."""
+    datasets = _by_dataset(cells)
+    shown = (
+        "Filled: measured, over the parameters of the model built. Hollow: as the paper's tables print it, over the "
+        "parameters printed or, where Table 6 prints none, of the model built. "
+    )
+    if reduced:
+        shown += "Rows that one small network stands in for are one point. "
+    with new_figure(2.8 * len(datasets) + 0.4, _caption(experiment, cells, reduced, shown)) as figure:
+        grid = figure.subplots(len(datasets), 2, squeeze=False)
+        for line, group in zip(grid, datasets, strict=True):
+            for axes, metric in zip(line, ("czsl", "H"), strict=True):
+                for i, cell in enumerate(group):
+                    built = None if reduced else cell.params
+                    _point(axes, cell, metric, built, COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)])
+                axes.set(xlabel="parameters, M", ylabel=f"{TITLES[metric]}, %", title=group[0].data.name)
+            line[1].legend(loc="upper left", bbox_to_anchor=(1, 1))
+    return {experiment_file(experiment): figure}
+
+
+def _point(axes: Axes, cell: Cell, metric: str, built: int | None, colour: str, marker: str) -> None:
+    results, paper = cell.results(), printed_row(cell)
+    if results and cell.params:
+        x = cell.params / 1e6
+        y, error = _percent(cell, metric)
+        axes.errorbar(x, y, error, color=colour, marker=marker, linestyle="none", label=cell.row.name)
+    if paper is not None and (value := getattr(paper, metric)) is not None:
+        at = paper.params or (built / 1e6 if built else None)
+        label = None if results else f"{cell.row.name} (paper)"
+        if at is not None:
+            axes.plot(at, value, marker, markerfacecolor="none", markeredgecolor=colour, label=label, linestyle="")
+
+
+def sweeps(experiment: Experiment, cells: list[Cell], reduced: bool, device: torch.device) -> Figures:
+    """Each metric over each swept setting."""
+    datasets = _by_dataset(cells)
+    shown = (
+        "Everything but the swept setting is the preset of the data set; bars: deviation over seeds. Hollow, where the "
+        "paper prints one: its result at its own setting. "
+    )
+    with new_figure(2.4 * len(datasets) + 0.4, _caption(experiment, cells, reduced, shown)) as figure:
+        grid = figure.subplots(len(datasets), len(experiment.sweeps), squeeze=False)
+        for line, group in zip(grid, datasets, strict=True):
+            for axes, setting in zip(line, experiment.sweeps, strict=True):
+                swept = [cell for cell in group if setting in cell.row.changes and cell.results()]
+                ticks = range(len(swept))  # evenly spaced: the values span orders of magnitude, and 0
+                for metric, colour, marker in zip(PRINTED, COLOURS, MARKERS, strict=False):
+                    points = [_percent(cell, metric) for cell in swept]
+                    values, errors = [p[0] for p in points], [p[1] for p in points]
+                    axes.errorbar(ticks, values, errors, color=colour, marker=marker, label=TITLES[metric])
+                    for tick, paper in zip(ticks, map(printed_row, swept), strict=True):
+                        if paper is not None:
+                            axes.plot(tick, getattr(paper, metric), marker, color=colour, markerfacecolor="none")
+                axes.set_xticks(ticks, [f"{getattr(cell.settings, setting):g}" for cell in swept])
+                axes.set(xlabel=setting, ylabel="accuracy, %", title=group[0].data.name, ylim=(0, 100))
+            line[-1].legend(loc="upper left", bbox_to_anchor=(1, 1))
+    return {experiment_file(experiment): figure}
+
+
+def gamma_curves(experiment: Experiment, cells: list[Cell], reduced: bool, device: torch.device) -> Figures:
+    """U, S and H over gamma of the first finished seed on each data set; nothing is trained for it."""
+    figures = {}
+    for cell in cells:
+        for result in cell.results()[:1]:
+            name = "model_best_gzsl" if cell.settings.protocol == "paper" else "model"
+            checkpoint = load_checkpoint(cell.seed_folder(result["seed"]) / f"{name}.safetensors")
+            model = restore_model(checkpoint, cell.settings).to(device).eval()
+            run = Run(checkpoint, cell.settings, cell.data, model, device)
+            curve, chosen = gamma.gamma_curve(run)
+            caption = run.caption(f"{experiment.title}. {_mark(cell, reduced)}".rstrip())
+            figures[f"{experiment_file(experiment)}-{cell.data.name}"] = gamma.draw(curve, chosen, caption)
+    return figures
+
+
+CHARTS: dict[ChartName, Callable[[Experiment, list[Cell], bool, torch.device], Figures]] = {
+    "parameters": parameters,
+    "sweeps": sweeps,
+    "gamma": gamma_curves,
+}
+
+
+def experiment_file(experiment: Experiment) -> str:
+    """ "Figure 6: ..." is drawn to figure6."""
+    return experiment.title.partition(":")[0].replace(" ", "").lower()
+
+
+def _by_dataset(cells: list[Cell]) -> list[list[Cell]]:
+    return [list(group) for _, group in groupby(cells, key=lambda cell: cell.data.name)]
+
+
+def _percent(cell: Cell, metric: str) -> tuple[float, float]:
+    values = [100 * result[metric] for result in cell.results()]
+    return statistics.mean(values), statistics.stdev(values) if len(values) > 1 else 0.0
+
+
+def _mark(cell: Cell, reduced: bool) -> str:
+    notes = ([REDUCED_NOTE] if reduced else []) + [f"{note}." for note in [incomparable(cell.data)[2:]] if note]
+    return "".join(f"{note} " for note in notes)
+
+
+def _caption(experiment: Experiment, cells: list[Cell], reduced: bool, shown: str) -> str:
+    chosen_by = dict.fromkeys(result["chosen_by"] for cell in cells for result in cell.results())
+    seeds = ", ".join(map(str, cells[0].settings.seeds))
+    return f"{experiment.title}. {_mark(cells[0], reduced)}{shown}Seeds {seeds}; protocol: {'; '.join(chosen_by)}."

@@ -1,0 +1,117 @@
+"""Run a grid: each run in a folder of its own, named after what it changes; what is finished is read, not repeated.
+
+The folders are shared by all experiments under one output folder: ZeroMamba as published is a row of six of the
+experiments, and is trained once.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..backbones import REGISTRY
+from ..build import build_model
+from ..data import ZSLData
+from ..protocol import SeedRun
+from ..runs import MAY_CHANGE, open_run
+from ..settings import Settings
+from .grids import Experiment, Row, base_settings, row_changes
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One row on one data set: a run over seeds, or the reason why there is none."""
+
+    row: Row
+    data: ZSLData
+    settings: Settings
+    folder: Path
+    params: int | None = None  # of the whole model
+    unavailable: str | None = None
+
+    def seed_folder(self, seed: int) -> Path:
+        """Where train.py keeps a seed too: `train.py --resume` on `folder` goes on with it."""
+        return self.folder / f"seed-{seed}"
+
+    def results(self) -> list[dict[str, Any]]:
+        """The finished seeds of those asked for, as `SeedRun.result` gives them."""
+        files = (self.seed_folder(seed) / "result.json" for seed in self.settings.seeds)
+        return [json.loads(file.read_text()) for file in files if file.exists()]
+
+
+def plan(experiment: Experiment, data: ZSLData, common: dict[str, Any], reduced: bool, out: Path) -> list[Cell]:
+    """The cells of one data set, each checked by building its model once.
+
+    Args:
+        data: the data set; its name in `common["dataset"]`.
+        common: settings that all runs share.
+        reduced: see `grids.base_settings`.
+        out: the folder of all experiments.
+
+    Raises:
+        FileNotFoundError, ValueError: for all missing weights, and for whatever else would stop a run hours later.
+    """
+    start = base_settings(common["dataset"], reduced)
+    cells, missing = [], []
+    for row in experiment.rows:
+        settings = replace(start, **common, **row_changes(row, reduced))
+        settings.fixed_gamma()
+        folder = out / "runs" / Path(settings.dataset).name / run_name(settings, start)
+        try:
+            cells.append(_checked(Cell(row, data, settings, folder)))
+        except FileNotFoundError as error:
+            missing.append(str(error))
+    if missing:
+        raise FileNotFoundError("\n".join(dict.fromkeys(missing)))
+    return cells
+
+
+def _checked(cell: Cell) -> Cell:
+    backbone = REGISTRY[cell.settings.backbone]
+    if cell.settings.weights == "released" and backbone.file is None:
+        return replace(cell, unavailable=f"no weights of {backbone.title} were released")
+    try:
+        model = build_model(cell.settings, cell.data.V)
+    except ImportError as error:
+        return replace(cell, unavailable=str(error))
+    return replace(cell, params=sum(p.numel() for p in model.parameters()))
+
+
+def run_name(settings: Settings, start: Settings) -> str:
+    """What a run changes of the settings that it starts from, for instance "image_size=224"."""
+    changes = (
+        f"{f.name}={getattr(settings, f.name)}"
+        for f in fields(Settings)
+        if f.name not in MAY_CHANGE | {"dataset"} and getattr(settings, f.name) != getattr(start, f.name)
+    )
+    return ",".join(changes) or "unchanged"
+
+
+def run_all(cells: list[Cell], device: torch.device) -> Iterator[Cell]:
+    """Finish every cell, all of them for one seed before the next; yields each after a run of it has ended."""
+    todo = [(cell, seed) for seed in cells[0].settings.seeds for cell in cells if cell.unavailable is None]
+    for i, (cell, seed) in enumerate(todo, start=1):
+        done = (cell.seed_folder(seed) / "result.json").exists()
+        what = f"{cell.row.name} on {cell.data.name}, seed {seed}"
+        print(f"run {i}/{len(todo)}: {what}: {'finished before' if done else cell.folder}", flush=True)
+        if done:
+            continue
+        try:
+            SeedRun(cell.settings, cell.data, seed, cell.seed_folder(seed), device).result()
+        except FloatingPointError as error:  # a setting that diverges takes no other run with it
+            print(f"run {i}/{len(todo)}: {what}: {error}", flush=True)
+        yield cell
+
+
+def open_all(cells: list[Cell]) -> None:
+    """Make the run folders, or check that they are these runs'.
+
+    Raises:
+        ValueError: as `open_run`.
+    """
+    for cell in cells:
+        if cell.unavailable is None:
+            open_run(cell.folder, cell.settings)

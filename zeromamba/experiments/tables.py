@@ -1,0 +1,143 @@
+"""The result table of an experiment, as Markdown and as CSV: each measured number with the printed one beside it."""
+
+import csv
+import statistics
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from ..backbones import REGISTRY
+from ..files import atomic_write
+from ..report import METRICS, PAPER_CHOICE, incomparable, mean_and_deviation
+from ..settings import preset
+from .grids import REDUCED_NOTE, Experiment
+from .paper import METRICS as PRINTED
+from .paper import PrintedRow, main_result, printed
+from .run import Cell
+
+TITLES = {"czsl": "CZSL", "U": "U", "S": "S", "H": "H", "ausuc": "AUSUC"}
+
+
+def printed_row(cell: Cell) -> PrintedRow | None:
+    """The paper's row that a cell repeats, on the same data set; of a sweep, where it is at the published setting."""
+    if cell.row.printed is not None:
+        source, method = cell.row.printed
+        return printed(source, cell.data.name).get(method)
+    published = preset(cell.settings.dataset, "paper")
+    unchanged = all(getattr(published, name) == value for name, value in cell.row.changes.items())
+    return main_result(cell.data.name) if unchanged else None
+
+
+def write_tables(experiment: Experiment, cells: list[Cell], reduced: bool, folder: Path) -> None:
+    """Write `table.md` and `table.csv` of what is finished, atomically."""
+    text = markdown(experiment, cells, reduced)
+    atomic_write(folder / "table.md", lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    atomic_write(folder / "table.csv", lambda temporary: _write_csv(temporary, csv_rows(cells, reduced)))
+
+
+def markdown(experiment: Experiment, cells: list[Cell], reduced: bool) -> str:
+    """The table of each data set under a heading of its own, and how its numbers were made."""
+    parts = [f"# {experiment.title}"]
+    if reduced:
+        parts.append(f"**{REDUCED_NOTE}**")
+    parts.append("Mean per-class top-1 accuracies and AUSUC in percent, ± standard deviation over seeds.")
+    for _, group in groupby(cells, key=lambda cell: cell.data.name):
+        parts += _section(experiment, list(group))
+    return "\n\n".join(parts) + "\n"
+
+
+def _section(experiment: Experiment, cells: list[Cell]) -> list[str]:
+    data = cells[0].data
+    others = _other_methods(experiment, cells)
+    beside = bool(others) or any(printed_row(cell) for cell in cells)
+    header = [""]
+    for m in METRICS:
+        header += [TITLES[m], "paper"] if beside and m in PRINTED else [TITLES[m]]
+    header += ["seeds", "params, M", "trained as"]
+    lines = [_measured(cell, beside) for cell in cells] + [_printed_only(row, len(header)) for row in others]
+    heading = f"## {data.name}: {len(data.seen)} seen + {len(data.unseen)} unseen classes"
+    return [heading, _table(header, lines), " ".join(_notes(cells, beside))]
+
+
+def _notes(cells: list[Cell], beside: bool) -> list[str]:
+    data = cells[0].data
+    chosen_by = dict.fromkeys(result["chosen_by"] for cell in cells for result in cell.results())
+    notes = [
+        f"Measured: {'; '.join(chosen_by) or 'nothing yet'}; variant {cells[0].settings.variant}. "
+        f"Chance in CZSL: {100 / len(data.unseen):.1f}."
+    ]
+    if beside:
+        notes.append(f'Columns "paper": as printed; ZeroMamba with {PAPER_CHOICE}{incomparable(data)}.')
+    else:
+        notes.append(f"The paper prints no number for this on {data.name}.")
+    reasons = dict.fromkeys(cell.unavailable for cell in cells if cell.unavailable)
+    for reason in reasons:
+        names = ", ".join(cell.row.name for cell in cells if cell.unavailable == reason)
+        notes.append(f"Not run: {names}. {reason}.")
+    return notes
+
+
+def _other_methods(experiment: Experiment, cells: list[Cell]) -> list[PrintedRow]:
+    """Rows of the experiment's table of the paper that no cell repeats."""
+    if experiment.source is None:
+        return []
+    repeated = {cell.row.printed[1] for cell in cells if cell.row.printed}
+    return [row for method, row in printed(experiment.source, cells[0].data.name).items() if method not in repeated]
+
+
+def _measured(cell: Cell, beside: bool) -> list[str]:
+    results, paper = cell.results(), printed_row(cell)
+    line = [cell.row.name]
+    for m in METRICS:
+        line.append(mean_and_deviation([r[m] for r in results]) if results else "")
+        if beside and m in PRINTED:
+            line.append(_number(getattr(paper, m, None)))
+    settings = cell.settings
+    parts = "" if settings.components == "full" else f" ({settings.components})"
+    trained_as = f"{REGISTRY[settings.backbone].title}{parts}, {settings.image_size} px, {settings.epochs} epochs"
+    if cell.params is None:
+        return [*line, "", "", "not run, see below"]
+    return [*line, f"{len(results)} of {len(settings.seeds)}", f"{cell.params / 1e6:.1f}", trained_as]
+
+
+def _printed_only(row: PrintedRow, width: int) -> list[str]:
+    name = f"{row.method} ({', '.join(filter(None, (row.backbone, row.venue)))})" if row.backbone else row.method
+    line = [name]
+    for m in METRICS:
+        line += ["", _number(getattr(row, m))] if m in PRINTED else [""]
+    return line + [""] * (width - len(line))
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.1f}"
+
+
+def _table(header: list[str], lines: list[list[str]]) -> str:
+    rule = ["---"] + ["---:"] * (len(header) - 2) + ["---"]
+    return "\n".join("| " + " | ".join(line) + " |" for line in (header, rule, *lines))
+
+
+def csv_rows(cells: list[Cell], reduced: bool) -> list[dict[str, Any]]:
+    """A line a cell: accuracies as percent, printed ones too, and how they were made."""
+    rows = []
+    for cell in cells:
+        results, paper, settings = cell.results(), printed_row(cell), cell.settings
+        row: dict[str, Any] = {"row": cell.row.name, "dataset": cell.data.name, "protocol": settings.protocol}
+        row |= {"variant": settings.variant, "components": settings.components, "lambda_sc": settings.lambda_sc}
+        row |= {"reduced": reduced, "seeds": " ".join(str(r["seed"]) for r in results), "params": cell.params}
+        row |= {"backbone": settings.backbone, "image_size": settings.image_size, "epochs": settings.epochs}
+        for m in METRICS:
+            percent = [100 * r[m] for r in results]
+            row[m] = round(statistics.mean(percent), 2) if percent else None
+            row[f"{m}_deviation"] = round(statistics.stdev(percent), 2) if len(percent) > 1 else None
+        row |= {f"{m}_printed": getattr(paper, m, None) for m in PRINTED}
+        row |= {"printed_in": paper and paper.source, "unavailable": cell.unavailable, "run": cell.folder.name}
+        rows.append(row)
+    return rows
+
+
+def _write_csv(file: Path, rows: list[dict[str, Any]]) -> None:
+    with file.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.DictWriter(stream, rows[0].keys())
+        writer.writeheader()
+        writer.writerows(rows)

@@ -1,0 +1,38 @@
+"""The command line of the figures."""
+
+import sys
+from collections.abc import Callable
+
+import tyro
+
+from . import require_packages
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Draw one figure; what is wrong with the input ends in a message before anything is computed."""
+    try:
+        require_packages()
+    except ModuleNotFoundError as error:
+        sys.exit(f"error: {error}")
+    from .attention import Attention
+    from .erf import ERF
+    from .gamma import Gamma
+    from .run import Command, load_run
+    from .style import prepare, save
+    from .tsne import TSNE
+
+    figures: dict[str, Callable[..., Command]] = {"attention": Attention, "tsne": TSNE, "erf": ERF, "gamma": Gamma}
+    command = tyro.extras.subcommand_cli_from_dict(figures, args=argv, description=__package__)
+    try:
+        run = load_run(command)
+        for note in run.data.notes:
+            print(f"note: {note}")
+        prepare(command.file)
+        save(command.draw(run), command.file)
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")
+    print(f"figure: {command.file}")
+
+
+if __name__ == "__main__":
+    main()

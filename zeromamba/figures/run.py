@@ -1,0 +1,150 @@
+"""What every figure starts from: a checkpoint, the data set it was trained on, and its model."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+import tyro
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from ..backbones import REGISTRY
+from ..build import restore_model
+from ..checkpoint import Checkpoint, adopt_released, load_checkpoint
+from ..data import ZSLData, load_dataset
+from ..model import ZeroShotModel
+from ..settings import Settings, preset
+from ..training import pick_device
+
+
+@dataclass(frozen=True)
+class Run:
+    """A trained model and all that belongs to it; `settings` are the run's, with data and device of here."""
+
+    checkpoint: Checkpoint
+    settings: Settings
+    data: ZSLData
+    model: ZeroShotModel
+    device: torch.device
+
+    @property
+    def is_seen(self) -> Tensor:
+        """Which classes were trained on, (c,) bool."""
+        return torch.isin(torch.arange(len(self.data.class_names)), self.data.seen)
+
+    def caption(self, shown: str) -> str:
+        """What a figure shows, of which model, and how its epoch and gamma were chosen."""
+        record, settings = self.checkpoint.record, self.settings
+        epoch = f", epoch {record.epoch}" if record.epoch else ""  # the released checkpoints do not tell theirs
+        return (
+            f"{shown} Run: data set {self.data.name}, {REGISTRY[settings.backbone].title}, variant {settings.variant}, "
+            f"{settings.image_size} px, seed {record.seed}{epoch}; protocol: {record.chosen_by}."
+        )
+
+
+@dataclass(frozen=True)
+class Command:
+    """The options that all figures share; a figure adds its own, and `draw`."""
+
+    checkpoint: tyro.conf.Positional[Path]
+    """model.safetensors of a run, or a .pth of the released code (then with --dataset)"""
+    dataset: str | None = None
+    """demo, cub, sun, awa2, or a folder of your own; by default what the checkpoint was trained on"""
+    data_root: Path | None = None
+    """folder that holds CUB/, SUN/, AWA2/, xlsa17/ and w2v/; by default where it was in training"""
+    out: Path | None = None
+    """.png, .pdf or .svg to write; by default beside the checkpoint"""
+    device: str = "auto"
+    """cpu, cuda, ..."""
+
+    @property
+    def file(self) -> Path:
+        """Where the figure goes."""
+        name = type(self).__name__.lower()
+        return self.out or self.checkpoint.with_name(f"{self.checkpoint.stem}_{name}.png")
+
+    def draw(self, run: Run) -> Figure:
+        """The figure."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class ClassCommand(Command):
+    """Options of the figures that show images of some classes."""
+
+    classes: tuple[str, ...] = ()
+    """names of the classes to show; by default some at random"""
+    count: int = 10
+    """how many classes to draw at random where --classes names none, of unseen and of seen ones each"""
+    per_class: int = 100
+    """images of each class, at most"""
+    seed: int = 0
+    """draws all that is random"""
+
+    def __post_init__(self) -> None:
+        at_least_one(self, "count")
+        at_least_one(self, "per_class")
+
+    def pick(self, data: ZSLData, pool: Tensor) -> Tensor:
+        """Image indices out of `pool`, class by class; none where the named classes have no image in it.
+
+        Raises:
+            ValueError: if the data set has no class of a given name.
+        """
+        unknown = [name for name in self.classes if name not in data.class_names]
+        if unknown:
+            raise ValueError(f"--classes: {data.name!r} has no class {unknown[0]!r}; it has {list(data.class_names)}")
+        generator = torch.Generator().manual_seed(self.seed)
+        present = data.labels[pool].unique()
+        some = present[torch.randperm(len(present), generator=generator)[: self.count]].sort().values.tolist()
+        chosen = [data.class_names.index(name) for name in self.classes] or some
+        images = [pool[data.labels[pool] == c] for c in chosen]
+        return torch.cat([i[torch.randperm(len(i), generator=generator)[: self.per_class]] for i in images])
+
+
+def at_least_one(command: Command, name: str) -> None:
+    """Raise ValueError unless an option of a command is 1 or more."""
+    if getattr(command, name) < 1:
+        raise ValueError(f"--{name.replace('_', '-')} is {getattr(command, name)}: expected at least 1")
+
+
+def load_run(command: Command) -> Run:
+    """Read a checkpoint and its data set, and build its model.
+
+    Raises:
+        FileNotFoundError, ValueError: for whatever is missing or does not fit, naming it.
+    """
+    device = pick_device(command.device)
+    if command.checkpoint.suffix == ".pth":
+        if command.dataset is None:
+            raise ValueError(
+                f"{command.checkpoint} does not say on what it was trained: give --dataset cub, sun or awa2"
+            )
+        settings = replace(preset(command.dataset, "paper"), protocol="paper")
+        gamma = settings.fixed_gamma()
+        assert gamma is not None, "Settings.fixed_gamma gives one under the paper's protocol"
+        settings, data = _data(settings, command)
+        checkpoint = adopt_released(command.checkpoint, settings, data, gamma)
+    else:
+        checkpoint = load_checkpoint(command.checkpoint)
+        settings, data = _data(checkpoint.settings, command)
+        checkpoint.check_fits(data)
+    model = restore_model(checkpoint, settings).to(device).eval()
+    return Run(checkpoint, settings, data, model, device)
+
+
+def _data(settings: Settings, command: Command) -> tuple[Settings, ZSLData]:
+    settings = replace(
+        settings,
+        dataset=command.dataset or settings.dataset,
+        data_root=command.data_root or settings.data_root,
+        check_images=False,  # whichever are drawn are decoded then, and named if they cannot be
+    )
+    data = load_dataset(
+        settings.dataset,
+        settings.data_root,
+        seed=settings.data_seed,
+        repair_word_vectors=settings.protocol_rules.repair_word_vectors,
+        check_images=settings.check_images,
+    )
+    return settings, data
