@@ -22,7 +22,8 @@ def build_model(settings: Settings, V: Tensor) -> ZeroMamba:
 
 def restore_model(checkpoint: Checkpoint, settings: Settings) -> ZeroMamba:
     """The model of a checkpoint; `settings` may differ from its own in what concerns the machine."""
-    model = _assemble(settings, checkpoint.state["slp.V"])
+    # V (a, v) may be what the file lacks, which the next line tells; Z (c, a) has as many attributes
+    model = _assemble(settings, checkpoint.state.get("slp.V", checkpoint.Z.T))
     load_strict(model, checkpoint.state, checkpoint.source)
     return model
 

@@ -11,8 +11,9 @@ from word2vec_file import write_word2vec
 
 import train
 from zeromamba import embeddings
+from zeromamba.checkpoint import load_checkpoint
 from zeromamba.data import load_dataset
-from zeromamba.settings import PROTOCOLS, preset
+from zeromamba.settings import Settings, preset
 
 CLASSES = {
     "n01440764": "tench, Tinca tinca",
@@ -160,7 +161,9 @@ def test_a_class_without_any_word_is_an_error_before_anything_is_written(origina
     assert not (copy / "w2v").exists()
 
 
-def test_from_the_folder_to_the_table(root, tmp_path, capsys):
+def test_from_the_folder_to_the_table(root, tmp_path, monkeypatch):
+    """How a number was made stands wherever it does, and so does what the pretrained backbone saw (the next test)."""
+    monkeypatch.setattr(Settings, "chosen_by", property(lambda _: "made so and so"))
     out = tmp_path / "run"
     arguments = ["--preset", "small", "--image-size", "32", "--epochs", "1", "--batch-size", "8", "--workers", "0"]
     train.main(["--dataset", "imagenet", "--data-root", str(root), "--out", str(out), "--device", "cpu", *arguments])
@@ -170,12 +173,14 @@ def test_from_the_folder_to_the_table(root, tmp_path, capsys):
     assert "24.5" in table
     assert "Table 3" in table
     assert "10: not comparable" in table
-    assert seed["chosen_by"] == PROTOCOLS["validation"].label, "trained from scratch: nothing to confess"
+    assert "made so and so" in table
+    assert seed["chosen_by"] == "made so and so"
+    assert load_checkpoint(out / "seed-0" / "model.safetensors").record.chosen_by == "made so and so"
 
 
-def test_a_pretrained_backbone_s_number_says_that_it_saw_all_classes(root, tmp_path):
-    """It stands in `chosen_by`, which every table, JSON and checkpoint has."""
+def test_a_pretrained_backbone_s_number_says_that_it_saw_all_classes():
     settings = preset("imagenet", "paper")
     assert settings.weights is not None
     assert CAVEAT in settings.chosen_by
     assert CAVEAT not in preset("cub", "paper").chosen_by
+    assert CAVEAT not in preset("imagenet", "small").chosen_by, "trained from scratch"
