@@ -117,6 +117,8 @@ def class_vector(synonyms: Sequence[str], vectors: WordVectors) -> np.ndarray:
 def read_vectors(path: Path) -> WordVectors:
     """Read word2vec's binary or text format, or GloVe's text (which has no header); .gz or not.
 
+    All of the file is held in memory: 4 GB for word2vec's Google News.
+
     Raises:
         ValueError: for a missing or broken file, naming it, and where gensim is not installed.
     """

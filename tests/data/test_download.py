@@ -51,6 +51,12 @@ class Server:
         start = 0
         if wanted and self.ranges and handler.headers.get("If-Range", self.tag) == self.tag:
             start = int(wanted.removeprefix("bytes=").removesuffix("-"))
+        if start >= len(self.content):
+            handler.send_response(416)
+            handler.send_header("Content-Range", f"bytes */{len(self.content)}")
+            handler.send_header("Content-Length", "0")
+            handler.end_headers()
+            return
         body = self.content[start:]
         handler.send_response(206 if start else 200)
         if start:
@@ -139,6 +145,15 @@ def test_a_whole_part_file_is_only_checked(server, tmp_path):
     download(server.url, tmp_path / "file.bin", size=len(CONTENT), digest=SHA)
     assert server.asked == []
     assert (tmp_path / "file.bin").read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("kept", [CONTENT, CONTENT + b"more"], ids=["whole", "longer"])
+def test_a_part_file_after_which_nothing_comes(server, tmp_path, kept):
+    """The same, where the size is not known beforehand; a longer one is not of this file."""
+    (tmp_path / "file.bin.part").write_bytes(kept)
+    download(server.url, tmp_path / "file.bin", digest=SHA)
+    assert (tmp_path / "file.bin").read_bytes() == CONTENT
+    assert server.asked == [f"bytes={len(kept)}-"] + [None] * (kept != CONTENT)
 
 
 def test_a_length_that_nobody_knows(server, tmp_path):

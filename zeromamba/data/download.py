@@ -15,6 +15,7 @@ import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
+from typing import Any
 from urllib.parse import urlsplit
 
 from tqdm import tqdm
@@ -54,7 +55,8 @@ def download(url: str, path: Path, *, size: int | None = None, digest: str = "",
         now = _size(part)
         if now == total:
             break
-        if now <= before:
+        dropped = before > 0 and now == 0  # what had been kept was of no use; the next try is the first of a new file
+        if now <= before and not dropped:
             raise DownloadError(
                 f"{url}: broke off after {now:,} of {total:,} bytes, kept in {part}; the same command goes on there"
             )
@@ -102,7 +104,11 @@ def _append(url: str, part: Path, have: int, size: int | None, *, resumable: boo
         request.add_header("Range", f"bytes={have}-")
         if tag.exists():
             request.add_header("If-Range", tag.read_text())
-    with _reached(url), urllib.request.urlopen(request, timeout=timeout) as answer:
+    with _reached(url), _opened(request, timeout) as answer:
+        if answer.status == 416:  # nothing comes after `have`: all is there, or more than the file has now
+            if answer.headers.get("Content-Range") != f"bytes */{have}":
+                part.unlink()
+            return have
         resumed = answer.status == 206 and answer.headers.get("Content-Range", "").startswith(f"bytes {have}-")
         start = have if resumed else 0
         version = answer.headers.get("ETag") or answer.headers.get("Last-Modified") or ""
@@ -127,6 +133,19 @@ def _append(url: str, part: Path, have: int, size: int | None, *, resumable: boo
     if total is None and broken:
         raise DownloadError(f"{url}: broke off after {_size(part):,} bytes; the same command tries again")
     return _size(part) if total is None else total
+
+
+@contextmanager
+def _opened(request: urllib.request.Request, timeout: float) -> Iterator[Any]:
+    """The server's answer, that there is nothing left to send (416) among them."""
+    try:
+        answer = urllib.request.urlopen(request, timeout=timeout)
+    except urllib.error.HTTPError as error:
+        if error.code != 416:
+            raise
+        answer = error
+    with answer:
+        yield answer
 
 
 @contextmanager
