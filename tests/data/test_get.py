@@ -127,6 +127,27 @@ def test_only_what_is_missing_is_fetched_and_errors_stop_nothing_else(site, tmp_
     assert (new / "w2v/CUB_attribute.pkl").read_bytes() == b"my own"
 
 
+def test_an_archive_that_the_user_put_there_is_checked_and_unpacked(site, tmp_path, capsys):
+    new = tmp_path / "new"
+    (new / "downloads").mkdir(parents=True)
+    (site / "xlsa17.zip").rename(new / "downloads/xlsa17.zip")
+    assert run("cub", "--data-root", new, "--checkpoints", tmp_path, "--download") == 0
+    xlsa17 = replace(SOURCES["cub"][1], digest="md5:" + "0" * 32)
+    with pytest.raises(ValueError, match=r"xlsa17\.zip: md5 .*not the file that is known"):
+        get.fetch(xlsa17, get.CommandLine("cub", data_root=new))
+    assert (new / "downloads/xlsa17.zip").exists()
+
+
+def test_without_a_connection_each_host_is_named_and_nothing_is_left(tmp_path, capsys, monkeypatch):
+    offline = [replace(s, origin=f"http://127.0.0.1:9/{s.filename}") for s in SOURCES["cub"]]
+    monkeypatch.setitem(SOURCES, "cub", tuple(offline))
+    assert "4 of 4" in run("cub", "--data-root", tmp_path / "data", "--checkpoints", tmp_path / "c", "--download")
+    told = capsys.readouterr().err
+    assert told.count("cannot reach 127.0.0.1") == 4
+    assert f"put it there yourself: {tmp_path / 'data/downloads/CUB_200_2011.tgz'}" in told
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_file_of_the_user_s_own_is_never_replaced(tmp_path, capsys):
     mine = tmp_path / "w2v/CUB_attribute.pkl"
     mine.parent.mkdir()

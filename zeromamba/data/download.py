@@ -45,7 +45,6 @@ def download(url: str, path: Path, *, size: int | None = None, digest: str = "",
         DownloadError: if the host cannot be reached, refuses, or stops sending.
         ValueError: if what arrived is not the expected file; it is removed.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
     while True:
         before = _size(part)
@@ -111,6 +110,7 @@ def _append(url: str, part: Path, have: int, size: int | None, *, resumable: boo
             return have
         resumed = answer.status == 206 and answer.headers.get("Content-Range", "").startswith(f"bytes {have}-")
         start = have if resumed else 0
+        part.parent.mkdir(parents=True, exist_ok=True)
         version = answer.headers.get("ETag") or answer.headers.get("Last-Modified") or ""
         tag.unlink(missing_ok=True)
         if version and not version.startswith("W/"):  # a weak name does not promise the same bytes

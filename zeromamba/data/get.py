@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from .download import DownloadError, download, unpack
+from .download import DownloadError, check, download, unpack
 from .sources import SOURCES, Part, Source
 
 Name = Literal["cub", "sun", "awa2", "imagenet", "vmamba"]
@@ -63,47 +63,59 @@ def report(command: CommandLine) -> list[Source]:
     return incomplete
 
 
+def arrival(source: Source, command: CommandLine) -> Path:
+    """Where a download arrives: in its place, or for an archive, which several data sets may need, in downloads/."""
+    if source.parts[0].member:
+        return command.data_root / "downloads" / source.filename
+    return place(source, source.parts[0], command)
+
+
 def fetch(source: Source, command: CommandLine) -> None:
-    """Download a source and put its parts in place; archives are kept, several data sets may need one.
+    """Download a source and put its parts in place; archives are kept.
 
     Raises:
-        DownloadError, ValueError: as `download` and `unpack`.
+        DownloadError, ValueError: as `download` and `unpack`, and for a file of the user's own that is in the way.
     """
-    if not source.parts[0].member:
-        target = place(source, source.parts[0], command)
-        if target.exists():
-            raise ValueError(f"{target} is there, but not the published file: remove it to download that one")
-        download(source.origin, target, size=source.size, digest=source.digest)
-        return
-    archive = command.data_root / "downloads" / source.filename
-    if not archive.exists():
-        download(source.origin, archive, size=source.size, digest=source.digest)
-    print(f"unpacking {archive}")
-    lacking = unpack(archive, {part.member: place(source, part, command) for part in source.parts})
-    if lacking:
-        raise ValueError(f"{archive} has no {', '.join(lacking)}")
+    path, archive = arrival(source, command), bool(source.parts[0].member)
+    if path.exists() and not archive:
+        raise ValueError(f"{path} is there, but not the published file: remove it to download that one")
+    if path.exists():
+        check(path, source.size, source.digest, str(path))
+    else:
+        download(source.origin, path, size=source.size, digest=source.digest)
+    if archive:
+        print(f"unpacking {path}")
+        lacking = unpack(path, {part.member: place(source, part, command) for part in source.parts})
+        if lacking:
+            raise ValueError(f"{path} has no {', '.join(lacking)}")
+
+
+def fetch_all(sources: list[Source], command: CommandLine) -> bool:
+    """Fetch what has a public address, telling of each that fails; whether any came."""
+    came = False
+    for source in sources:
+        if source.direct:
+            try:
+                fetch(source, command)
+                came = True
+            except DownloadError as error:
+                print(f"error: {error}\n  or put it there yourself: {arrival(source, command)}", file=sys.stderr)
+            except ValueError as error:
+                print(f"error: {error}", file=sys.stderr)
+    return came
 
 
 def main(argv: list[str] | None = None) -> None:
     command = tyro.cli(CommandLine, args=argv)
     incomplete = report(command)
-    if command.download:
-        errors = []
-        for source in incomplete:
-            if not source.direct:
-                continue
-            try:
-                fetch(source, command)
-            except (DownloadError, ValueError) as error:
-                errors.append(f"error: {error}")
-                print(errors[-1], file=sys.stderr)
+    if command.download and fetch_all(incomplete, command):
         print()
         incomplete = report(command)
-        if (command.data_root / "downloads").is_dir():
-            print(f"The archives in {command.data_root / 'downloads'} are no longer needed once all is unpacked.")
     needed = [source for source in incomplete if not source.optional]
     if needed:
         sys.exit(f"{len(needed)} of {len(SOURCES[command.dataset])} sources are not complete")
+    if (command.data_root / "downloads").is_dir():
+        print(f"all is there; the archives in {command.data_root / 'downloads'} are no longer needed for it")
 
 
 if __name__ == "__main__":
