@@ -19,6 +19,7 @@ from zeromamba.build import build_model, restore_model
 from zeromamba.checkpoint import Checkpoint, adopt_released, load_checkpoint
 from zeromamba.data import ZSLData, load_dataset
 from zeromamba.files import write_json
+from zeromamba.model import ZeroShotModel
 from zeromamba.protocol import SeedRun, final_split, per_class_by_name, summary
 from zeromamba.runs import load_settings, open_run
 from zeromamba.settings import Settings, preset
@@ -65,15 +66,15 @@ def train(settings: Settings, data: ZSLData, folder: Path, device: torch.device)
     print(f"run folder: {folder}")
 
 
-def evaluate(checkpoint: Checkpoint, settings: Settings, data: ZSLData, device: torch.device) -> None:
-    """Measure a checkpoint on the test images."""
-    checkpoint.check_fits(data)
+def evaluate(
+    checkpoint: Checkpoint, model: ZeroShotModel, settings: Settings, data: ZSLData, device: torch.device
+) -> None:
+    """Measure a checkpoint and its model on the test images."""
     record = checkpoint.record
     gamma, chosen_by = record.gamma, record.chosen_by
     if settings.gamma is not None and settings.gamma != gamma:
         gamma, chosen_by = settings.gamma, f"gamma given by hand; epoch: {chosen_by}"
-    model = restore_model(checkpoint, settings).to(device)
-    evaluation = evaluate_split(model, data, final_split(data), settings, gamma, device)
+    evaluation = evaluate_split(model.to(device), data, final_split(data), settings, gamma, device)
     result = {**summary(evaluation), "chosen_by": chosen_by}
     for name, accuracy in per_class_by_name(evaluation, data)["gzsl"].items():
         print(f"{100 * accuracy:6.1f}  {name}")
@@ -98,17 +99,18 @@ def main(argv: list[str] | None = None) -> None:
         )
         for note in data.notes:
             print(f"note: {note}")
-        if command.eval and command.eval.suffix == ".safetensors":
-            checkpoint = load_checkpoint(command.eval)
-        elif command.eval:
-            checkpoint = adopt_released(command.eval, settings, data, gamma)
+        if command.eval:
+            ours = command.eval.suffix == ".safetensors"
+            checkpoint = load_checkpoint(command.eval) if ours else adopt_released(command.eval, settings, data, gamma)
+            checkpoint.check_fits(data)
+            model = restore_model(checkpoint, settings)
         else:
             build_model(settings, data.V)  # a wrong weights file is found now, not after the first seed
             open_run(folder, settings)
     except (ValueError, OSError, ImportError) as error:
         sys.exit(f"error: {error}")
     if command.eval:
-        evaluate(checkpoint, settings, data, device)
+        evaluate(checkpoint, model, settings, data, device)
     else:
         train(settings, data, folder, device)
 

@@ -26,6 +26,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from zeromamba.kernels import SS2D, triton_ss2d
+from zeromamba.kernels.inputs import Inputs
 from zeromamba.kernels.triton_math import BLOCK_L
 
 KERNELS = ("chunk_states", "carry_states", "chunk_outputs", "chunk_gradients")
@@ -73,7 +74,7 @@ def recorded_launches() -> Iterator[list[Launch]]:
             launches.append(Launch(self.name, arguments, num_warps))
 
     recorders = {name: Recorder(name, getattr(triton_ss2d, name).arg_names) for name in KERNELS}
-    with mock.patch.multiple(triton_ss2d, **recorders):
+    with mock.patch.multiple(triton_ss2d, **recorders):  # type: ignore[call-overload]
         yield launches
 
 
@@ -85,19 +86,21 @@ def launches(stage: int, dtype: torch.dtype, discretization: str, n: int, backwa
     def empty(*shape: int, of: torch.dtype = dtype) -> torch.Tensor:
         return torch.empty(shape, dtype=of, device="meta")
 
-    f32 = torch.float32
-    inputs = (
-        empty(b, side, side, d),
-        empty(b, side, side, k, r),
-        *(empty(*shape, of=f32) for shape in ((k, d, r), (k, d), (k, d, n))),
-        *(empty(b, side, side, k, n) for _ in "BC"),
-        empty(k, d, of=f32),
+    inputs = Inputs(
+        x=empty(b, side, side, d),
+        dt_low=empty(b, side, side, k, r),
+        dt_weight=empty(k, d, r, of=torch.float32),
+        dt_bias=empty(k, d, of=torch.float32),
+        A=empty(k, d, n, of=torch.float32),
+        B=empty(b, side, side, k, n),
+        C=empty(b, side, side, k, n),
+        D=empty(k, d, of=torch.float32),
     )
     with recorded_launches() as noted:
-        y, kept = triton_ss2d.forward(*inputs, SS2D, discretization)
+        y, kept = triton_ss2d.forward(inputs, SS2D, discretization)
         if backward:
             noted.clear()
-            triton_ss2d.backward(y, kept, *inputs, SS2D, discretization)
+            triton_ss2d.backward(y, kept, inputs, SS2D, discretization)
     return noted
 
 

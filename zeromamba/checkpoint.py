@@ -51,7 +51,7 @@ class Record:
     seed: int
     epoch: int
     gamma: float
-    chosen_by: str  # Protocol.label
+    chosen_by: str  # Settings.chosen_by
     dataset: str
     class_names: tuple[str, ...]
     seen: tuple[int, ...]  # class indices trained on
@@ -114,12 +114,14 @@ def load_checkpoint(path: Path) -> Checkpoint:
     return Checkpoint(record, state, Z, path)
 
 
-def adopt_released(path: Path, settings: Settings, data: ZSLData, gamma: float) -> Checkpoint:
+def adopt_released(path: Path, settings: Settings, data: ZSLData, gamma: float | None) -> Checkpoint:
     """Read a `{CUB,SUN,AWA2}_best{CZSL,GZSL}.pth` of the released code as a checkpoint on `data`.
 
     Raises:
-        ValueError: if the settings ask for the other variant, or as `load_released_zeromamba`.
+        ValueError: if the settings ask for the other variant, if there is no gamma, or as `load_released_zeromamba`.
     """
+    if gamma is None:
+        raise ValueError(f"{path} says nothing of gamma: give --gamma, or --protocol paper for the published one")
     if settings.variant != "released":
         raise ValueError(f"{path} is a checkpoint of the released code: it needs --variant released")
     state = load_released_zeromamba(path)

@@ -48,7 +48,7 @@ class SeedRun:
         path = self.folder / "result.json"
         if not path.exists():
             run = self._paper if self.settings.protocol == "paper" else self._validation
-            write_json(path, {"seed": self.seed, "chosen_by": self.settings.protocol_rules.label, **run()})
+            write_json(path, {"seed": self.seed, "chosen_by": self.settings.chosen_by, **run()})
             for state in self.folder.glob("*/state.pt"):
                 state.unlink()
         return json.loads(path.read_text())
@@ -130,7 +130,7 @@ class SeedRun:
             seed=self.seed,
             epoch=epoch,
             gamma=gamma,
-            chosen_by=self.settings.protocol_rules.label,
+            chosen_by=self.settings.chosen_by,
             dataset=data.name,
             class_names=data.class_names,
             seen=tuple(data.seen.tolist()),

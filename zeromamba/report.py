@@ -72,6 +72,6 @@ def result_table(settings: Settings, data: ZSLData, results: list[dict[str, Any]
 def show(table: Table) -> str:
     """Print a table, and return it as plain text."""
     Console().print(table)
-    plain = Console(file=io.StringIO(), width=100)
-    plain.print(table)
-    return plain.file.getvalue()
+    plain = io.StringIO()
+    Console(file=plain, width=100).print(table)
+    return plain.getvalue()

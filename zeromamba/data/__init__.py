@@ -6,6 +6,7 @@ from .base import ImageSource, ValidationSplit, ZSLData, validation_split
 from .benchmarks import BENCHMARKS, load_benchmark
 from .demo import load_demo
 from .folder import load_folder
+from .imagenet import load_imagenet
 from .pixels import ImageDataset, ImageFiles, ResizedImages
 
 __all__ = [
@@ -33,10 +34,10 @@ def load_dataset(
     """Read a data set and check all of it: what is wrong is found before training starts.
 
     Args:
-        name_or_path: demo, cub, sun, awa2, or a folder of the user's own (see `folder`).
-        data_root: where cub, sun and awa2 are (see `benchmarks`).
-        seed: draws the split of a folder of the user's own and, where none are published, the validation
-            classes. The demo is the same for every seed.
+        name_or_path: demo, cub, sun, awa2, imagenet, or a folder of the user's own (see `folder`).
+        data_root: where cub, sun, awa2 and imagenet are (see `benchmarks`, `imagenet`).
+        seed: draws the split of ImageNet and of a folder of the user's own and, where none are published, the
+            validation classes. The demo is the same for every seed.
         repair_word_vectors: replace all-zero word vectors (see `word_vectors`).
         check_images: decode every image once, to find broken ones.
 
@@ -54,10 +55,12 @@ def load_dataset(
             repair_word_vectors=repair_word_vectors,
             check_images=check_images,
         )
+    if name_or_path == "imagenet":
+        return load_imagenet(data_root, seed=seed, check_images=check_images)
     folder = Path(name_or_path).expanduser()
     if not folder.is_dir():
         raise ValueError(
-            f"unknown data set {name_or_path!r}: expected demo, {', '.join(BENCHMARKS)}, or the path of a folder with "
-            "images/<class name>/*.jpg, attributes.csv and unseen.txt"
+            f"unknown data set {name_or_path!r}: expected demo, {', '.join(BENCHMARKS)}, imagenet, or the path of a "
+            "folder with images/<class name>/*.jpg, attributes.csv and unseen.txt"
         )
     return load_folder(folder, seed=seed, repair_word_vectors=repair_word_vectors, check_images=check_images)

@@ -9,6 +9,7 @@ from torch import Tensor
 from .base import ZSLData, choose_validation_classes
 from .pixels import ImageFiles, check_files
 from .proposed_split import SPLIT_FILES, ProposedSplit, read_mat, read_split, strings
+from .sources import where_to_get
 from .word_vectors import read_pickled_array, word_vectors
 
 
@@ -20,7 +21,6 @@ class Benchmark:
     split: str  # folder of the split files, under xlsa17/data
     root: str  # folder of the photographs
     attribute_file: str  # attribute names, as the data set's own site distributes them
-    website: str
     images: int  # in the full data set, as are the next three
     attributes: int
     seen: int
@@ -39,12 +39,9 @@ class Benchmark:
 
 # fmt: off
 BENCHMARKS = {
-    "cub": Benchmark("CUB", "CUB", "CUB/CUB_200_2011", "attributes.txt",
-                     "https://www.vision.caltech.edu/datasets/cub_200_2011/", 11_788, 312, 150, 50),
-    "sun": Benchmark("SUN", "SUN", "SUN", "attributes.mat",
-                     "https://cs.brown.edu/~gmpatter/sunattributes.html", 14_340, 102, 645, 72),
-    "awa2": Benchmark("AWA2", "AWA2", "AWA2/Animals_with_Attributes2", "predicates.txt",
-                      "https://cvml.ista.ac.at/AwA2/", 37_322, 85, 40, 10),
+    "cub": Benchmark("CUB", "CUB", "CUB/CUB_200_2011", "attributes.txt", 11_788, 312, 150, 50),
+    "sun": Benchmark("SUN", "SUN", "SUN", "attributes.mat", 14_340, 102, 645, 72),
+    "awa2": Benchmark("AWA2", "AWA2", "AWA2/Animals_with_Attributes2", "predicates.txt", 37_322, 85, 40, 10),
 }
 # fmt: on
 
@@ -52,7 +49,7 @@ BENCHMARKS = {
 def load_benchmark(name: str, data_root: Path, *, seed: int, repair_word_vectors: bool, check_images: bool) -> ZSLData:
     """Read and check one of `BENCHMARKS`; arguments and errors as `load_dataset`."""
     row = BENCHMARKS[name]
-    advice = where_to_get(row, data_root)
+    advice = where_to_get(name, data_root)
     split_dir, vectors = data_root / "xlsa17/data" / row.split, data_root / row.word_vectors
     missing = [p for p in (*(split_dir / file for file in SPLIT_FILES), vectors) if not p.is_file()]
     if missing:
@@ -84,16 +81,6 @@ def load_benchmark(name: str, data_root: Path, *, seed: int, repair_word_vectors
     )
 
 
-def where_to_get(row: Benchmark, data_root: Path) -> str:
-    """What a user needs for a benchmark, from whom, and where to put it."""
-    return (
-        f"{row.title} needs three things in the folder --data-root {data_root}:\n"
-        f"  {row.root}/  the photographs, from {row.website}\n"
-        f"  xlsa17/data/{row.split}/  the split files, in http://datasets.d2.mpi-inf.mpg.de/xian/xlsa17.zip\n"
-        f"  {row.word_vectors}  the attribute word vectors, from https://github.com/shiming-chen/TransZero"
-    )
-
-
 def part_note(split: ProposedSplit, row: Benchmark) -> tuple[str, ...]:
     """A warning where the files are not those of the whole data set."""
     found = (len(split.labels), split.Z.shape[1], len(split.seen), len(split.unseen))
@@ -107,25 +94,31 @@ def part_note(split: ProposedSplit, row: Benchmark) -> tuple[str, ...]:
 
 
 def read_attribute_names(row: Benchmark, data_root: Path, attributes: int) -> tuple[str, ...]:
-    """Attribute names from the data set's own file, where it lies in one of its usual places.
+    """Attribute names from the data set's own file, where it is at hand.
 
     Raises:
         ValueError: if the file does not have `attributes` names.
     """
+    found = listed_attribute_names(row, data_root)
+    if found is None:
+        return tuple(f"attribute {i + 1}" for i in range(attributes))
+    path, names = found
+    if len(names) != attributes:
+        raise ValueError(f"{path}: {len(names)} attribute names, expected {attributes} as att_splits.mat has")
+    return names
+
+
+def listed_attribute_names(row: Benchmark, data_root: Path) -> tuple[Path, tuple[str, ...]] | None:
+    """The data set's own file of attribute names in one of its usual places, and the names; None without it."""
     root = data_root / row.root
-    for folder in (root, root.parent, data_root / "attributes" / row.split):
-        path = folder / row.attribute_file
-        if not path.is_file():
-            continue
-        if path.suffix == ".mat":
-            names = strings(read_mat(path, ["attributes"])["attributes"])
-        else:
-            lines = path.read_text(encoding="utf-8").splitlines()
-            names = tuple(line.split(maxsplit=1)[-1].strip() for line in lines if line.strip())
-        if len(names) != attributes:
-            raise ValueError(f"{path}: {len(names)} attribute names, expected {attributes} as att_splits.mat has")
-        return names
-    return tuple(f"attribute {i + 1}" for i in range(attributes))
+    paths = [f / row.attribute_file for f in (root, root.parent, data_root / "attributes" / row.split)]
+    path = next((path for path in paths if path.is_file()), None)
+    if path is None:
+        return None
+    if path.suffix == ".mat":
+        return path, strings(read_mat(path, ["attributes"])["attributes"])
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return path, tuple(line.split(maxsplit=1)[-1].strip() for line in lines if line.strip())
 
 
 def validation_classes(split: ProposedSplit, row: Benchmark, data_root: Path, seed: int) -> tuple[Tensor, str]:

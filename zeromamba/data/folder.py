@@ -96,7 +96,7 @@ def read_image_folders(root: Path) -> dict[str, list[str]]:
         for folder in folders
     }
     if not files:
-        raise ValueError(f"{root} has no folders, expected one for each class, named as in attributes.csv")
+        raise ValueError(f"{root} has no folders, expected one for each class")
     few = [f"{name} ({len(paths)})" for name, paths in files.items() if len(paths) < 2]
     if few:
         raise ValueError(

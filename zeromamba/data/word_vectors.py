@@ -63,7 +63,8 @@ def word_vectors(
     An all-zero row (SUN's "man-made", which was not in the vocabulary) has no direction: normalising it divides by
     zero, and the first gradient of a trainable V is then of the order of 1 / epsilon. The repair is the mean of the
     other rows, the usual stand-in for a word without a vector: a direction that prefers no attribute, of a length
-    like theirs, free to be trained.
+    like theirs, free to be trained. Nothing nearer can be had from the shared files: none of their other sums has the
+    word "man" or "made". Where word2vec is at hand, `zeromamba.embeddings` makes the row from these two.
 
     Args:
         array: (a, v), any real dtype.
@@ -96,7 +97,7 @@ def word_vectors(
             raise ValueError(f"{source}: all-zero rows, and the mean of the others is zero too: cannot repair them")
         V[zero] = stand_in
     done = (
-        "replaced by the mean of the other rows; a vector of your own in that row of the file would tell more"
+        "replaced by the mean of the other rows; python -m zeromamba.embeddings makes one from the parts of the word"
         if repair
         else "kept as released; without a direction, its first gradients are far larger than all others"
     )

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from . import reference, vectorised
+from .inputs import Inputs
 from .routes import SS2D, Route
 
 DISCRETIZATIONS = ("zoh", "euler")
@@ -73,17 +74,16 @@ def ss2d(
             for by name and cannot serve.
         TypeError: an argument's dtype.
     """
-    names = ("x", "dt_low", "dt_weight", "dt_bias", "A", "B", "C", "D")
-    inputs = dict(zip(names, (x, dt_low, dt_weight, dt_bias, A, B, C, D), strict=True))
+    inputs = Inputs(x, dt_low, dt_weight, dt_bias, A, B, C, D)
     _check(inputs, routes, discretization)
     impl = choose(impl, inputs)
     if impl == "reference":
-        return reference.ss2d(*inputs.values(), routes, discretization)
-    y, _ = _forward(*inputs.values(), encode(routes), discretization, impl)
+        return reference.ss2d(inputs, routes, discretization)
+    y, _ = _forward(*inputs, encode(routes), discretization, impl)
     return y
 
 
-def choose(impl: str, inputs: dict[str, Tensor]) -> str:
+def choose(impl: str, inputs: Inputs) -> str:
     """The implementation that serves, "auto" resolved.
 
     Raises:
@@ -96,16 +96,16 @@ def choose(impl: str, inputs: dict[str, Tensor]) -> str:
     obstacle = _triton_obstacle(inputs)
     if impl == "triton" and obstacle:
         raise ValueError(f"impl='triton' cannot serve: {obstacle}; impl='torch' can")
-    return "torch" if obstacle or inputs["x"].device.type != "cuda" else "triton"  # the interpreter is for tests
+    return "torch" if obstacle or inputs.x.device.type != "cuda" else "triton"  # the interpreter is for tests
 
 
-def _triton_obstacle(inputs: dict[str, Tensor]) -> str | None:
+def _triton_obstacle(inputs: Inputs) -> str | None:
     """Why the kernels cannot run on these tensors."""
-    device = next(iter(inputs.values())).device
+    device = inputs.x.device
     interpreted = os.environ.get("TRITON_INTERPRET") == "1"
     if device.type != "cuda" and not interpreted:
         return f"the tensors are on {device}, expected a CUDA device (or TRITON_INTERPRET=1, set before the import)"
-    for name, tensor in inputs.items():
+    for name, tensor in inputs._asdict().items():
         if tensor.dtype == torch.float64:
             return f"{name} is float64, the kernels compute in float32"
     if importlib.util.find_spec("triton") is None:
@@ -146,8 +146,8 @@ def _forward(
     impl: str,
 ) -> tuple[Tensor, Tensor]:
     """y, and what the implementation keeps for its backward."""
-    scan = implementation(impl)
-    return scan.forward(x, dt_low, dt_weight, dt_bias, A, B, C, D, decode(routes), discretization)
+    inputs = Inputs(x, dt_low, dt_weight, dt_bias, A, B, C, D)
+    return implementation(impl).forward(inputs, decode(routes), discretization)
 
 
 @_forward.register_fake
@@ -174,8 +174,8 @@ def _backward(
     impl: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """The gradients of the eight tensors, in their order."""
-    scan = implementation(impl)
-    return scan.backward(dy, kept, x, dt_low, dt_weight, dt_bias, A, B, C, D, decode(routes), discretization)
+    inputs = Inputs(x, dt_low, dt_weight, dt_bias, A, B, C, D)
+    return implementation(impl).backward(dy, kept, inputs, decode(routes), discretization)
 
 
 @_backward.register_fake
@@ -195,26 +195,25 @@ def _differentiate(ctx: Any, dy: Tensor, _: Tensor | None) -> tuple[Tensor | Non
 _forward.register_autograd(_differentiate, setup_context=_keep)
 
 
-def _check(inputs: dict[str, Tensor], routes: Sequence[Route], discretization: str) -> None:
+def _check(inputs: Inputs, routes: Sequence[Route], discretization: str) -> None:
     """Raise an error that names the first argument that does not fit."""
     if discretization not in DISCRETIZATIONS:
         raise ValueError(f"discretization: expected one of {DISCRETIZATIONS}, got {discretization!r}")
     if not routes or not all(isinstance(route, Route) for route in routes):
         raise ValueError(f"routes: expected one Route or more, got {routes!r}")
     for name, axes in (("x", "b h w d"), ("dt_low", "b h w k r"), ("A", "k d n")):
-        if inputs[name].ndim != len(axes.split()):
-            raise ValueError(
-                f"{name}: expected axes ({', '.join(axes.split())}), got shape {tuple(inputs[name].shape)}"
-            )
-    x, A = inputs["x"], inputs["A"]
+        given = getattr(inputs, name)
+        if given.ndim != len(axes.split()):
+            raise ValueError(f"{name}: expected axes ({', '.join(axes.split())}), got shape {tuple(given.shape)}")
+    x, A = inputs.x, inputs.A
     size = dict(zip("bhwd", x.shape, strict=True)) | {
         "k": len(routes),
-        "r": inputs["dt_low"].shape[-1],
+        "r": inputs.dt_low.shape[-1],
         "n": A.shape[-1],
     }
     for name, axes in AXES.items():
         expected = tuple(size[axis] for axis in axes.split())
-        given = inputs[name]
+        given = getattr(inputs, name)
         if tuple(given.shape) != expected:
             raise ValueError(
                 f"{name}: expected shape ({', '.join(axes.split())}) = {expected}, got {tuple(given.shape)}; "

@@ -10,22 +10,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from .inputs import Inputs
 from .routes import Route
 
 
 def ss2d(
-    x: Tensor,
-    dt_low: Tensor,
-    dt_weight: Tensor,
-    dt_bias: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor,
+    inputs: Inputs,
     routes: Sequence[Route],
     discretization: str,
 ) -> Tensor:
     """Eq. (3) along each route, summed over routes at each token; shapes as in `zeromamba.kernels.ss2d`."""
+    x, dt_low, dt_weight, dt_bias, A, B, C, D = inputs
     b, h, w, d = x.shape
     tokens = torch.stack([route.tokens(h, w, x.device) for route in routes])  # (k, l)
     z = torch.einsum("bhwkr,kdr->bhwkd", dt_low, dt_weight) + dt_bias

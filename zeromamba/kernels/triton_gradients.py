@@ -28,8 +28,8 @@ def chunk_gradients(
     batch, l, h, w, window, d: tl.constexpr, rank: tl.constexpr, w_stride_k: tl.constexpr,
     n_states: tl.constexpr, n_routes: tl.constexpr, chunks, segments, segment_chunks, k,
     STEP: tl.constexpr, COLUMN: tl.constexpr, WINDOWED: tl.constexpr, ACCUMULATE: tl.constexpr, LAST: tl.constexpr,
-    ZOH: tl.constexpr,    RANK: tl.constexpr, SOFTPLUS: tl.constexpr, PRECISE: tl.constexpr, WIDE: tl.constexpr, FULL: tl.constexpr,
-    BLOCK_L: tl.constexpr, BLOCK_D: tl.constexpr,
+    ZOH: tl.constexpr, RANK: tl.constexpr, SOFTPLUS: tl.constexpr, PRECISE: tl.constexpr,
+    WIDE: tl.constexpr, FULL: tl.constexpr, BLOCK_L: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
     """Gradients over the chunks of a segment of route k; one program per (channels, segment, image).
 

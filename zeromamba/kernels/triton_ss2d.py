@@ -18,6 +18,7 @@ import torch
 import triton
 from torch import Tensor
 
+from zeromamba.kernels.inputs import Inputs
 from zeromamba.kernels.routes import Route
 from zeromamba.kernels.triton_gradients import chunk_gradients
 from zeromamba.kernels.triton_math import BLOCK_L, WIDTH
@@ -152,48 +153,34 @@ def kept_shape(b: int, h: int, w: int, d: int, k: int, n: int) -> tuple[int, ...
 
 
 def forward(
-    x: Tensor,
-    dt_low: Tensor,
-    dt_weight: Tensor,
-    dt_bias: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor,
+    inputs: Inputs,
     routes: Sequence[Route],
     discretization: str,
     config: Config = CONFIG,
 ) -> tuple[Tensor, Tensor]:
     """y (b, h, w, d) of x's dtype, and what `backward` wants; shapes as in `zeromamba.kernels.ss2d`."""
-    y, kept, _ = scan(prepare(x, dt_low, dt_weight, dt_bias, A, B, C, D, routes, discretization, True, config))
-    return y.view(x.shape), kept
+    y, kept, _ = scan(prepare(*inputs, routes, discretization, softplus=True, config=config))
+    return y.view(inputs.x.shape), kept
 
 
 def backward(
     dy: Tensor,
     kept: Tensor,
-    x: Tensor,
-    dt_low: Tensor,
-    dt_weight: Tensor,
-    dt_bias: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor,
+    inputs: Inputs,
     routes: Sequence[Route],
     discretization: str,
     config: Config = CONFIG,
 ) -> tuple[Tensor, ...]:
-    """Gradients of x, dt_low, dt_weight, dt_bias, A, B, C, D, each of its input's shape and dtype.
+    """The gradient of each input, of its shape and dtype.
 
     The gradient of dt (b, l, k, d) is a map in memory, of x's dtype: its products with dt_low and dt_weight are
     matrix products over all tokens and all channels, and their accumulators would not fit beside the scan's.
     """
-    inputs = (x, dt_low, dt_weight, dt_bias, A, B, C, D)
-    dx, dz, *rest = scan_gradients(prepare(*inputs, routes, discretization, True, config), dy.flatten(1, 2), kept)
-    low = dt_low.flatten(0, 2).transpose(0, 1).to(dz.dtype)  # (k, bl, r)
+    s = prepare(*inputs, routes, discretization, softplus=True, config=config)
+    dx, dz, *rest = scan_gradients(s, dy.flatten(1, 2), kept)
+    low = inputs.dt_low.flatten(0, 2).transpose(0, 1).to(dz.dtype)  # (k, bl, r)
     dz = dz.flatten(0, 1).transpose(0, 1)  # (k, bl, d)
-    dlow = torch.bmm(dz, dt_weight.to(dz.dtype)).transpose(0, 1)
+    dlow = torch.bmm(dz, inputs.dt_weight.to(dz.dtype)).transpose(0, 1)
     dweight = torch.bmm(dz.mT, low)
     gradients = (dx, dlow, dweight, *rest)
     return tuple(g.reshape(v.shape).to(v.dtype).contiguous() for g, v in zip(gradients, inputs, strict=True))

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from .inputs import Inputs
 from .routes import Route
 
 SMALL = 0.5  # below this |dt A|, phi and its slopes are series: their quotients would cancel
@@ -93,24 +94,18 @@ class Steps:
 
 
 def forward(
-    x: Tensor,
-    dt_low: Tensor,
-    dt_weight: Tensor,
-    dt_bias: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor,
+    inputs: Inputs,
     routes: Sequence[Route],
     discretization: str,
 ) -> tuple[Tensor, Tensor]:
     """y (b, h, w, d) of x's dtype, and the states that enter the chunks, (k, n, b, c, d), which `backward` wants."""
-    h, w = x.shape[1:3]
+    x, dt_low, dt_weight, dt_bias, A, B, C, D = inputs
+    b, h, w, d = x.shape
     dtype = torch.promote_types(x.dtype, torch.float32)
     dt_weight, dt_bias, A, D = (p.to(dtype) for p in (dt_weight, dt_bias, A, D))
     y = (x * D.sum(0)).flatten(1, 2)
     orders = [Order(route, h, w, x.device) for route in routes]
-    kept = A.new_empty(kept_shape(*x.shape, len(routes), A.shape[-1]))
+    kept = A.new_empty(kept_shape(b, h, w, d, len(routes), A.shape[-1]))
     for k, order in enumerate(orders):
         for part in slices(x):
             low = order.read(dt_low[part, ..., k, :], dtype)
@@ -130,19 +125,12 @@ def forward(
 def backward(
     dy: Tensor,
     kept: Tensor,
-    x: Tensor,
-    dt_low: Tensor,
-    dt_weight: Tensor,
-    dt_bias: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor,
+    inputs: Inputs,
     routes: Sequence[Route],
     discretization: str,
 ) -> tuple[Tensor, ...]:
-    """Gradients of x, dt_low, dt_weight, dt_bias, A, B, C and D, each of its input's shape and dtype."""
-    inputs = (x, dt_low, dt_weight, dt_bias, A, B, C, D)
+    """The gradient of each input, of its shape and dtype."""
+    x, dt_low, dt_weight, dt_bias, A, B, C, D = inputs
     dtype = torch.promote_types(x.dtype, torch.float32)
     dt_weight, dt_bias, A, D, dy = (p.to(dtype) for p in (dt_weight, dt_bias, A, D, dy))
     gradients = [torch.zeros(v.shape, dtype=dtype, device=v.device) for v in inputs]
@@ -150,7 +138,7 @@ def backward(
     dx += dy * D.sum(0)
     dD += (dy * x).sum((0, 1, 2))
     for k, route in enumerate(routes):
-        order = Order(route, *x.shape[1:3], x.device)
+        order = Order(route, x.shape[1], x.shape[2], x.device)
         for part in slices(x):
             low = order.read(dt_low[part, ..., k, :], dtype)
             steps = Steps(order, x[part], low, dt_weight[k], dt_bias[k], discretization == "zoh")

@@ -1,0 +1,189 @@
+"""Each bad input ends train.py with one sentence that names file and field, before anything is trained or written."""
+
+import os
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+import train
+from zeromamba.build import build_model
+from zeromamba.checkpoint import Record, save_checkpoint
+from zeromamba.data import load_dataset
+from zeromamba.settings import preset
+
+TINY = ("--preset", "small", "--image-size", "32", "--epochs", "1", "--workers", "0", "--device", "cpu")
+
+
+class Malicious:
+    def __reduce__(self):
+        return os.mkdir, ("ran",)
+
+
+@pytest.fixture
+def error_of(cub, tmp_path, monkeypatch):
+    """Run train.py on the small CUB, and return the sentence that it ends with."""
+    monkeypatch.chdir(tmp_path)
+
+    def trained(*_):
+        pytest.fail("it went on to train")
+
+    monkeypatch.setattr(train, "train", trained)
+    monkeypatch.setattr(train, "evaluate", trained)
+
+    def run(*arguments, dataset="cub"):
+        out = tmp_path / "run"
+        command = ["--dataset", dataset, "--data-root", str(cub.root), *TINY, "--out", str(out)]
+        with pytest.raises(SystemExit) as end:
+            train.main([*command, *map(str, arguments)])
+        assert isinstance(end.value.code, str), "one sentence, not a usage text"
+        assert not out.exists()
+        assert not (tmp_path / "ran").exists()
+        return end.value.code
+
+    return run
+
+
+def spoil_image(cub):
+    path = cub.photographs / cub.files[3]
+    path.write_bytes(path.read_bytes()[:-40])
+
+
+def spoil_overlap(cub):
+    cub.att_splits["test_unseen_loc"] = np.append(cub.att_splits["test_unseen_loc"], 1)[:, None]
+
+
+def spoil_class_overlap(cub):
+    cub.res101["labels"][31] = 1
+
+
+BAD = {
+    "missing image": (
+        lambda cub: (cub.photographs / cub.files[3]).unlink(),
+        ("1 of 36 images are missing", "007.Tern/003.jpg", "python -m zeromamba.data.get cub"),
+    ),
+    "truncated JPEG": (spoil_image, ("1 of 36 images cannot be decoded", "007.Tern/003.jpg")),
+    "label out of range": (lambda cub: cub.res101["labels"].__setitem__(4, 9), ("res101.mat: labels", "entry 5 is 9")),
+    "image seen and unseen": (spoil_overlap, ("att_splits.mat", "trainval_loc and test_unseen_loc overlap")),
+    "class seen and unseen": (spoil_class_overlap, ("att_splits.mat", "both seen", "'007.Tern'")),
+    "no needed key": (lambda cub: cub.att_splits.pop("trainval_loc"), ("att_splits.mat", "no field 'trainval_loc'")),
+    "word vectors' shape": (
+        lambda cub: setattr(cub, "vectors", np.ones((6, 300))),
+        ("CUB_attribute.pkl", "shape (6, 300), expected (5, v)"),
+    ),
+    "NaN attribute": (
+        lambda cub: cub.att_splits["att"].__setitem__((2, 1), np.nan),
+        ("att_splits.mat: att", "attribute 3 of class '002.Wren'", "nan"),
+    ),
+    "pickle that runs code": (
+        lambda cub: setattr(cub, "vectors", Malicious()),
+        ("CUB_attribute.pkl", "would run code", f"{os.name}.mkdir"),
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_data(cub, error_of, case):
+    spoil, told = BAD[case]
+    spoil(cub)
+    cub.write()
+    message = error_of()
+    for words in told:
+        assert words in message
+
+
+def test_unknown_data_set(cub, error_of):
+    assert "unknown data set 'cubs': expected demo, cub, sun, awa2, imagenet" in error_of(dataset="cubs")
+
+
+def test_missing_data(tmp_path, error_of):
+    message = error_of(dataset="awa2")
+    assert "xlsa17/data/AWA2/att_splits.mat" in message
+    assert "python -m zeromamba.data.get awa2" in message
+
+
+@pytest.mark.parametrize("out", ["file/run", "/proc/run"])
+def test_unwritable_folder(cub, error_of, tmp_path, out):
+    cub.write()
+    (tmp_path / "file").touch()
+    message = error_of("--out", out)
+    assert f"--out {out}: cannot write there" in message
+
+
+@pytest.fixture
+def checkpoint(cub, tmp_path):
+    """A checkpoint of the small CUB, and a way to change its tensors."""
+    cub.write()
+    settings, data = preset("cub", "small"), load_dataset("cub", cub.root, seed=0)
+    record = Record(
+        settings=settings.to_json() | {"data_root": str(cub.root)},
+        seed=0,
+        epoch=1,
+        gamma=0.1,
+        chosen_by="test",
+        dataset="cub",
+        class_names=data.class_names,
+        seen=tuple(data.seen.tolist()),
+        attribute_names=data.attribute_names,
+    )
+    path = tmp_path / "model.safetensors"
+    save_checkpoint(path, build_model(settings, data.V), data, record)
+
+    def change(alter):
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata()
+        tensors = load_file(path)
+        alter(tensors)
+        save_file(tensors, path, metadata)
+        return path
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("alter", "told"),
+    [
+        (lambda state: state.pop("slp.W1"), "slp.W1"),
+        (lambda state: state.update(extra=torch.ones(1)), "extra"),
+        (lambda state: state.update({"slp.W1": torch.ones(2, 2)}), "slp.W1"),
+        (lambda state: state.pop("Z"), "Z"),
+        (lambda state: state.pop("slp.V"), "slp.V"),
+    ],
+    ids=["missing key", "extra key", "another shape", "no prototypes", "no word vectors"],
+)
+def test_bad_checkpoint(checkpoint, error_of, alter, told):
+    path = checkpoint(alter)
+    message = error_of("--eval", path)
+    assert str(path) in message
+    assert told in message
+
+
+def test_checkpoint_of_another_data_set(checkpoint, error_of):
+    message = error_of("--eval", checkpoint(lambda state: None), dataset="demo")
+    assert "is a checkpoint of 'cub' with 7 classes" in message
+
+
+@pytest.mark.parametrize("option", [("--weights",), ("--protocol", "paper", "--eval")], ids=["weights", "eval"])
+@pytest.mark.parametrize("content", [{"model": Malicious()}, {"model": {"pos_embed": 1.0}}, [1, 2]])
+def test_released_file_that_runs_code_or_is_of_another_model(cub, error_of, tmp_path, option, content):
+    cub.write()
+    path = tmp_path / "released.pth"
+    torch.save(content, path)
+    assert str(path) in error_of(*option, path)
+
+
+@pytest.mark.parametrize("option", ["--weights", "--eval"])
+def test_plain_pickle_that_runs_code(cub, error_of, tmp_path, option):
+    cub.write()
+    path = tmp_path / "released.pth"
+    path.write_bytes(pickle.dumps(Malicious(), protocol=2))
+    assert str(path) in error_of("--protocol", "paper", option, path)
+
+
+def test_released_checkpoint_without_a_gamma(cub, error_of, tmp_path):
+    """Without one, gamma would be chosen on the test images."""
+    cub.write()
+    assert "give --gamma" in error_of("--eval", tmp_path / "CUB_bestGZSL.pth")

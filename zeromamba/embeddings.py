@@ -1,0 +1,264 @@
+"""Word vectors of attributes or classes, made from a word2vec or GloVe file by the field's recipe.
+
+    python -m zeromamba.embeddings cub --vectors GoogleNews-vectors-negative300.bin.gz --data-root data
+    python -m zeromamba.embeddings my_folder --vectors glove.6B.300d.txt
+
+The recipe is that of DAZLE (hbdat/cvpr20_DAZLE, extract_feature/extract_attribute_w2v_*.py), whose files all later
+methods share: the vectors of an attribute's words are added up, and words outside the vocabulary are left out. One
+addition: of a hyphenated word outside the vocabulary the parts are taken. SUN's "man-made", which is all zeros in the
+shared file, becomes "man" + "made"; nothing else in the three data sets changes.
+"""
+
+import csv
+import gzip
+import pickle
+import re
+import sys
+from collections.abc import Callable, Container, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Protocol
+
+import numpy as np
+import tyro
+
+from zeromamba.data.benchmarks import BENCHMARKS, listed_attribute_names
+from zeromamba.data.folder import read_table
+from zeromamba.data.imagenet import CLASS_VECTORS, FOLDER, read_class_names
+from zeromamba.data.sources import where_to_get
+from zeromamba.files import atomic_write
+
+
+class WordVectors(Container[str], Protocol):
+    """Vectors by word, as gensim's KeyedVectors gives them."""
+
+    vector_size: int
+
+    def __getitem__(self, word: str) -> np.ndarray: ...
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a data set's attribute names become words."""
+
+    separators: str  # characters between words
+    prefix: str = ""  # left out
+    cut: str = ""  # left out from here on
+    renames: dict[str, str] = field(default_factory=dict)  # for words that word2vec's vocabulary lacks
+
+
+RECIPES = {
+    "cub": Recipe(
+        "_-:", prefix="has_", cut="(", renames={"spatulate": "broad", "upperparts": "upper parts", "grey": "gray"}
+    ),
+    # "wood (not part of a tree)" stays as it is: "(not" and "tree)" are words of no vocabulary
+    "sun": Recipe("/", renames={"semi-enclosed": "semi enclosed", "far-away": "faraway"}),
+    "awa2": Recipe(
+        "",
+        renames={
+            "newworld": "new world",
+            "oldworld": "old world",
+            "nestspot": "nest spot",
+            "toughskin": "tough skin",
+            "longleg": "long leg",
+            "chewteeth": "chew teeth",
+            "meatteeth": "meat teeth",
+            "strainteeth": "strain teeth",
+            "quadrapedal": "quadrupedal",
+        },
+    ),
+}
+OWN = Recipe("_/:;,.()[]+")
+
+
+def words_of(name: str, recipe: Recipe) -> list[str]:
+    """The words of an attribute's name."""
+    text = name.removeprefix(recipe.prefix)
+    if recipe.cut:
+        text = text.partition(recipe.cut)[0]
+    text = text.translate(dict.fromkeys(map(ord, recipe.separators), " "))
+    for old, new in recipe.renames.items():
+        text = text.replace(old, new)
+    return text.split()
+
+
+def look_up(word: str, vectors: WordVectors) -> np.ndarray | None:
+    """The vector of a word as it is written, else in small letters; None where it has none."""
+    return next((vectors[form] for form in (word, word.lower()) if form in vectors), None)
+
+
+def add_up(words: Sequence[str], vectors: WordVectors) -> tuple[np.ndarray, list[str]]:
+    """The sum of the words' vectors, (v,) float64, and the words that have none."""
+    total, missing = np.zeros(vectors.vector_size), []
+    for word in words:
+        vector = look_up(word, vectors)
+        parts = [look_up(part, vectors) for part in word.split("-") if part] if vector is None else [vector]
+        found = [part for part in parts if part is not None]
+        for part in found:
+            total += part
+        if len(found) < len(parts) or not found:
+            missing.append(word)
+    return total, missing
+
+
+def class_vector(synonyms: Sequence[str], vectors: WordVectors) -> np.ndarray:
+    """The vector of a class, (v,) float64: of its first name that has one, as a phrase or else summed word by word.
+
+    word2vec's vocabulary has phrases, joined by underscores ("golden_retriever"). All zeros if no name has a vector.
+    """
+    for name in synonyms:
+        phrase = look_up(name.replace(" ", "_"), vectors)
+        total = add_up(words_of(name, OWN), vectors)[0] if phrase is None else phrase.astype(np.float64)
+        if total.any():
+            return total
+    return np.zeros(vectors.vector_size)
+
+
+def read_vectors(path: Path) -> WordVectors:
+    """Read word2vec's binary or text format, or GloVe's text (which has no header); .gz or not.
+
+    All of the file is held in memory: 4 GB for word2vec's Google News.
+
+    Raises:
+        ValueError: for a missing or broken file, naming it, and where gensim is not installed.
+    """
+    try:
+        from gensim.models import KeyedVectors
+    except ImportError as error:
+        raise ValueError(f"reading {path} needs gensim: pip install 'zeromamba[words]'") from error
+    try:
+        binary, header = _format(path)
+        vectors: Any = KeyedVectors.load_word2vec_format(str(path), binary=binary, no_header=not header)
+        if vectors.vector_size < 2 or not len(vectors):
+            raise ValueError(f"{len(vectors)} words of {vectors.vector_size} numbers")
+    except FileNotFoundError:
+        raise ValueError(f"--vectors {path}: there is no such file") from None
+    except (ValueError, EOFError, OSError, IndexError) as error:
+        raise ValueError(
+            f"{path}: neither a word2vec nor a GloVe file that gensim reads ({error}); expected .bin, .txt, .vec, "
+            "or one of these with .gz, whole and not inside a .zip"
+        ) from error
+    return vectors
+
+
+def _format(path: Path) -> tuple[bool, bool]:
+    """Whether a file is binary, and whether its first line is a header of two counts."""
+    with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+        first, beginning = file.readline(1 << 16), file.read(1 << 12)
+    if not first:
+        raise ValueError("it is empty")
+    header = re.fullmatch(rb"\s*\d+ \d+\s*", first) is not None
+    return header and re.search(rb"[\x00-\x08\x0e-\x1f]", beginning) is not None, header
+
+
+@dataclass(frozen=True)
+class CommandLine:
+    """Make the word vectors of a data set's attributes (ImageNet: of its classes) from word2vec or GloVe."""
+
+    dataset: Annotated[str, tyro.conf.Positional]
+    """cub, sun, awa2, imagenet, or a folder of your own with attributes.csv"""
+    vectors: Path
+    """word2vec's binary or text file or GloVe's text file, .gz or not"""
+    data_root: Path = Path("data")
+    """where cub, sun, awa2 and imagenet are"""
+    out: Path | None = None
+    """file to write, .pkl, .npy or .csv; by default the one that train.py reads"""
+
+
+def names_of(command: CommandLine) -> tuple[tuple[str, ...], Path]:
+    """The names to make vectors for, and the file that train.py reads these from.
+
+    Raises:
+        FileNotFoundError, ValueError: if they are not there, or there is no such data set.
+    """
+    if command.dataset == "imagenet":
+        train = command.data_root / FOLDER / "train"
+        wnids = tuple(sorted(path.name for path in train.glob("n*") if path.is_dir()))
+        if not wnids:
+            raise FileNotFoundError(f"{train} has no class folders\n{where_to_get(command.dataset, command.data_root)}")
+        return wnids, command.data_root / CLASS_VECTORS
+    if command.dataset in BENCHMARKS:
+        row = BENCHMARKS[command.dataset]
+        found = listed_attribute_names(row, command.data_root)
+        if found is None:
+            raise FileNotFoundError(
+                f"{command.data_root} has no {row.attribute_file} with the names of {row.title}'s attributes\n"
+                f"{where_to_get(command.dataset, command.data_root)}"
+            )
+        return found[1], command.data_root / row.word_vectors
+    folder = Path(command.dataset)
+    if not (folder / "attributes.csv").is_file():
+        raise FileNotFoundError(
+            f"{folder}: expected cub, sun, awa2, imagenet, or a folder with attributes.csv, whose first line names "
+            "the attributes"
+        )
+    return read_table(folder / "attributes.csv", header=True)[0], folder / "word_vectors.csv"
+
+
+def make(command: CommandLine, names: tuple[str, ...], vectors: WordVectors) -> np.ndarray:
+    """The vectors of the names, (names, v) float64; prints the words that were not found.
+
+    Raises:
+        ValueError: for a class of ImageNet without a name or a vector: nothing else tells what it looks like.
+    """
+    if command.dataset == "imagenet":
+        synonyms = read_class_names(command.data_root)
+        unnamed = [wnid for wnid in names if wnid not in synonyms]
+        if unnamed:
+            raise ValueError(f"{command.data_root / FOLDER}: no name for the classes {', '.join(unnamed[:5])}")
+        array = np.stack([class_vector(synonyms[wnid], vectors) for wnid in names])
+        lacking = [f"{names[i]} ({', '.join(synonyms[names[i]])})" for i in np.flatnonzero(~array.any(1))]
+        if lacking:
+            raise ValueError(
+                f"{command.vectors}: no word of {len(lacking)} classes is in it: {'; '.join(lacking[:10])}"
+            )
+        return array
+    recipe, rows = RECIPES.get(command.dataset, OWN), []
+    for name in names:
+        words = words_of(name, recipe)
+        total, missing = add_up(words, vectors)
+        rows.append(total)
+        if missing:
+            rest = "left out" if total.any() else "nothing is left of it: an all-zero vector"
+            print(f"not in the vocabulary: {', '.join(map(repr, missing))} of {name!r} ({rest})")
+    return np.stack(rows)
+
+
+def write(path: Path, names: Sequence[str], array: np.ndarray) -> None:
+    """Write vectors in the form that the suffix names, atomically: .pkl and .npy the array, .csv with the names."""
+
+    def as_csv(temporary: Path) -> None:
+        with temporary.open("w", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerows([name, *map(repr, row)] for name, row in zip(names, array.tolist(), strict=True))
+
+    def as_npy(temporary: Path) -> None:
+        with temporary.open("wb") as file:
+            np.save(file, array)
+
+    writers: dict[str, Callable[[Path], object]] = {
+        ".pkl": lambda temporary: temporary.write_bytes(pickle.dumps(array, protocol=4)),
+        ".npy": as_npy,
+        ".csv": as_csv,
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    atomic_write(path, writers[path.suffix])
+
+
+def main(argv: list[str] | None = None) -> None:
+    command = tyro.cli(CommandLine, args=argv)
+    try:
+        names, usual = names_of(command)
+        out = command.out or usual
+        if out.suffix not in (".pkl", ".npy", ".csv"):
+            raise ValueError(f"--out {out}: expected a name that ends in .pkl, .npy or .csv")
+        if out.exists():
+            raise ValueError(f"{out} is there already: remove it, or give another --out")
+        array = make(command, names, read_vectors(command.vectors))
+        write(out, names, array)
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")
+    print(f"{len(names)} vectors of {array.shape[1]} numbers in {out}")
+
+
+if __name__ == "__main__":
+    main()

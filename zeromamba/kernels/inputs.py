@@ -1,0 +1,18 @@
+"""The tensors that a scan takes, under their names."""
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+
+class Inputs(NamedTuple):
+    """The tensors of `zeromamba.kernels.ss2d`: b batch, h w map, d channels, n state, k route, r low rank of dt."""
+
+    x: Tensor  # (b, h, w, d)
+    dt_low: Tensor  # (b, h, w, k, r)
+    dt_weight: Tensor  # (k, d, r)
+    dt_bias: Tensor  # (k, d)
+    A: Tensor  # (k, d, n)
+    B: Tensor  # (b, h, w, k, n)
+    C: Tensor  # (b, h, w, k, n)
+    D: Tensor  # (k, d)
