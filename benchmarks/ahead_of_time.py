@@ -97,10 +97,10 @@ def launches(stage: int, dtype: torch.dtype, discretization: str, n: int, backwa
         D=empty(k, d, of=torch.float32),
     )
     with recorded_launches() as noted:
-        y, kept = triton_ss2d.forward(inputs, SS2D, discretization)
+        y, _, kept = triton_ss2d.forward(inputs, SS2D, discretization, True)
         if backward:
             noted.clear()
-            triton_ss2d.backward(y, kept, inputs, SS2D, discretization)
+            triton_ss2d.backward(y, kept, inputs, SS2D, discretization, True)
     return noted
 
 

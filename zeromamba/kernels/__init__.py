@@ -1,6 +1,10 @@
-"""The selective scan over the routes of a map: `ss2d`. Imports nothing else of the package."""
+"""The selective scan, over the routes of a map (`ss2d`) or along a line (`selective_scan`).
+
+Imports nothing else of the package, and can be lifted out and used alone.
+"""
 
 from .op import ss2d
 from .routes import SS2D, Route
+from .selective_scan import selective_scan
 
-__all__ = ["SS2D", "Route", "ss2d"]
+__all__ = ["SS2D", "Route", "selective_scan", "ss2d"]

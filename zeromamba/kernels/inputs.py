@@ -9,8 +9,8 @@ class Inputs(NamedTuple):
     """The tensors of `zeromamba.kernels.ss2d`: b batch, h w map, d channels, n state, k route, r low rank of dt."""
 
     x: Tensor  # (b, h, w, d)
-    dt_low: Tensor  # (b, h, w, k, r)
-    dt_weight: Tensor  # (k, d, r)
+    dt_low: Tensor  # (b, h, w, k, r), or (b, h, w, k, d) without dt_weight
+    dt_weight: Tensor | None  # (k, d, r)
     dt_bias: Tensor  # (k, d)
     A: Tensor  # (k, d, n)
     B: Tensor  # (b, h, w, k, n)

@@ -7,7 +7,7 @@ CUDA graphs, checkpointing and `opcheck` treat them like PyTorch's own. The refe
 import importlib
 import importlib.util
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import astuple
 from types import ModuleType
 from typing import Any
@@ -26,7 +26,7 @@ IMPLS = ("auto", "triton", "torch", "reference")
 def ss2d(
     x: Tensor,
     dt_low: Tensor,
-    dt_weight: Tensor,
+    dt_weight: Tensor | None,
     dt_bias: Tensor,
     A: Tensor,
     B: Tensor,
@@ -50,7 +50,7 @@ def ss2d(
     Args:
         x: (b, h, w, d), the map, channels last.
         dt_low: (b, h, w, k, r), low-rank dt of each route.
-        dt_weight: (k, d, r).
+        dt_weight: (k, d, r); None if dt_low is (b, h, w, k, d) and stands for dt_weight @ dt_low.
         dt_bias: (k, d).
         A: (k, d, n), the diagonals, at most 0: -exp(A_log).
         B, C: (b, h, w, k, n).
@@ -74,13 +74,25 @@ def ss2d(
             for by name and cannot serve.
         TypeError: an argument's dtype.
     """
-    inputs = Inputs(x, dt_low, dt_weight, dt_bias, A, B, C, D)
-    _check(inputs, routes, discretization)
+    y, _ = scan(Inputs(x, dt_low, dt_weight, dt_bias, A, B, C, D), routes, discretization, True, impl)
+    return y
+
+
+def scan(
+    inputs: Inputs, routes: Sequence[Route], discretization: str, softplus: bool, impl: str
+) -> tuple[Tensor, Tensor]:
+    """y of `ss2d`, and the state of each route after its last token, (b, k, d, n), which has no gradient.
+
+    Args:
+        softplus: whether dt is softplus(z + dt_bias), or z + dt_bias itself, for z = dt_weight @ dt_low.
+    """
+    check(inputs, routes, discretization)
     impl = choose(impl, inputs)
     if impl == "reference":
-        return reference.ss2d(inputs, routes, discretization)
-    y, _ = _forward(*inputs, encode(routes), discretization, impl)
-    return y
+        y, last = reference.ss2d(inputs, routes, discretization, softplus)
+        return y, last.detach()
+    y, last, _ = _forward(*inputs, encode(routes), discretization, softplus, impl)
+    return y, last
 
 
 def choose(impl: str, inputs: Inputs) -> str:
@@ -106,7 +118,7 @@ def _triton_obstacle(inputs: Inputs) -> str | None:
     if device.type != "cuda" and not interpreted:
         return f"the tensors are on {device}, expected a CUDA device (or TRITON_INTERPRET=1, set before the import)"
     for name, tensor in inputs._asdict().items():
-        if tensor.dtype == torch.float64:
+        if tensor is not None and tensor.dtype == torch.float64:
             return f"{name} is float64, the kernels compute in float32"
     if importlib.util.find_spec("triton") is None:
         return "the package triton is not installed"
@@ -135,7 +147,7 @@ def decode(codes: Sequence[int]) -> tuple[Route, ...]:
 def _forward(
     x: Tensor,
     dt_low: Tensor,
-    dt_weight: Tensor,
+    dt_weight: Tensor | None,
     dt_bias: Tensor,
     A: Tensor,
     B: Tensor,
@@ -143,18 +155,22 @@ def _forward(
     D: Tensor,
     routes: Sequence[int],
     discretization: str,
+    softplus: bool,
     impl: str,
-) -> tuple[Tensor, Tensor]:
-    """y, and what the implementation keeps for its backward."""
+) -> tuple[Tensor, Tensor, Tensor]:
+    """y, the last states, and what the implementation keeps for its backward."""
     inputs = Inputs(x, dt_low, dt_weight, dt_bias, A, B, C, D)
-    return implementation(impl).forward(inputs, decode(routes), discretization)
+    return implementation(impl).forward(inputs, decode(routes), discretization, softplus)
 
 
 @_forward.register_fake
-def _(x: Tensor, *inputs: Any) -> tuple[Tensor, Tensor]:
+def _(x: Tensor, *inputs: Any) -> tuple[Tensor, Tensor, Tensor]:
     A, impl = inputs[3], inputs[-1]
-    kept = implementation(impl).kept_shape(*x.shape, *A.shape[::2])
-    return x.new_empty(x.shape), x.new_empty(kept, dtype=torch.promote_types(x.dtype, torch.float32))
+    b, h, w, d = x.shape
+    k, _, n = A.shape
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    kept = implementation(impl).kept_shape(b, h, w, d, k, n)
+    return x.new_empty(x.shape), x.new_empty((b, k, d, n), dtype=dtype), x.new_empty(kept, dtype=dtype)
 
 
 @torch.library.custom_op("zeromamba::ss2d_backward", mutates_args=())
@@ -163,7 +179,7 @@ def _backward(
     kept: Tensor,
     x: Tensor,
     dt_low: Tensor,
-    dt_weight: Tensor,
+    dt_weight: Tensor | None,
     dt_bias: Tensor,
     A: Tensor,
     B: Tensor,
@@ -171,31 +187,40 @@ def _backward(
     D: Tensor,
     routes: Sequence[int],
     discretization: str,
+    softplus: bool,
     impl: str,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """The gradients of the eight tensors, in their order."""
+) -> list[Tensor]:
+    """The gradients of the tensors that there are, in their order."""
     inputs = Inputs(x, dt_low, dt_weight, dt_bias, A, B, C, D)
-    return implementation(impl).backward(dy, kept, inputs, decode(routes), discretization)
+    gradients = implementation(impl).backward(dy, kept, inputs, decode(routes), discretization, softplus)
+    return [gradient for gradient in gradients if gradient is not None]
 
 
 @_backward.register_fake
-def _(dy: Tensor, kept: Tensor, *inputs: Any) -> tuple[Tensor, ...]:
-    return tuple(v.new_empty(v.shape) for v in inputs[:8])
+def _(dy: Tensor, kept: Tensor, *inputs: Any) -> list[Tensor]:
+    return [v.new_empty(v.shape) for v in inputs[: len(Inputs._fields)] if v is not None]
 
 
-def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    ctx.save_for_backward(output[1], *inputs[:8])
-    ctx.choices = inputs[8:]
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+    _, last, kept = output
+    tensors, ctx.choices = inputs[: len(Inputs._fields)], inputs[len(Inputs._fields) :]
+    ctx.save_for_backward(kept, *tensors)
+    ctx.mark_non_differentiable(last, kept)
+    ctx.set_materialize_grads(False)
 
 
-def _differentiate(ctx: Any, dy: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:
-    return *_backward(dy, *ctx.saved_tensors, *ctx.choices), None, None, None
+def _differentiate(ctx: Any, dy: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
+    kept, *tensors = ctx.saved_tensors
+    gradients: Iterator[Tensor | None] = iter(())
+    if dy is not None:
+        gradients = iter(_backward(dy, kept, *tensors, *ctx.choices))
+    return *(None if v is None else next(gradients, None) for v in tensors), *(None for _ in ctx.choices)
 
 
 _forward.register_autograd(_differentiate, setup_context=_keep)
 
 
-def _check(inputs: Inputs, routes: Sequence[Route], discretization: str) -> None:
+def check(inputs: Inputs, routes: Sequence[Route], discretization: str) -> None:
     """Raise an error that names the first argument that does not fit."""
     if discretization not in DISCRETIZATIONS:
         raise ValueError(f"discretization: expected one of {DISCRETIZATIONS}, got {discretization!r}")
@@ -208,12 +233,14 @@ def _check(inputs: Inputs, routes: Sequence[Route], discretization: str) -> None
     x, A = inputs.x, inputs.A
     size = dict(zip("bhwd", x.shape, strict=True)) | {
         "k": len(routes),
-        "r": inputs.dt_low.shape[-1],
+        "r": inputs.dt_low.shape[-1] if inputs.dt_weight is not None else x.shape[-1],
         "n": A.shape[-1],
     }
     for name, axes in AXES.items():
-        expected = tuple(size[axis] for axis in axes.split())
         given = getattr(inputs, name)
+        if given is None:
+            continue
+        expected = tuple(size[axis] for axis in axes.split())
         if tuple(given.shape) != expected:
             raise ValueError(
                 f"{name}: expected shape ({', '.join(axes.split())}) = {expected}, got {tuple(given.shape)}; "

@@ -14,21 +14,18 @@ from .inputs import Inputs
 from .routes import Route
 
 
-def ss2d(
-    inputs: Inputs,
-    routes: Sequence[Route],
-    discretization: str,
-) -> Tensor:
-    """Eq. (3) along each route, summed over routes at each token; shapes as in `zeromamba.kernels.ss2d`."""
+def ss2d(inputs: Inputs, routes: Sequence[Route], discretization: str, softplus: bool) -> tuple[Tensor, Tensor]:
+    """Eq. (3) along each route, summed over routes at each token, and the last state of each route, (b, k, d, n)."""
     x, dt_low, dt_weight, dt_bias, A, B, C, D = inputs
     b, h, w, d = x.shape
     tokens = torch.stack([route.tokens(h, w, x.device) for route in routes])  # (k, l)
-    z = torch.einsum("bhwkr,kdr->bhwkd", dt_low, dt_weight) + dt_bias
-    dt = F.softplus(z, threshold=40.0)  # the stock threshold of 20 would be short of float64
+    z = dt_low if dt_weight is None else torch.einsum("bhwkr,kdr->bhwkd", dt_low, dt_weight)
+    z = z + dt_bias
+    dt = F.softplus(z, threshold=40.0) if softplus else z  # the stock threshold of 20 would be short of float64
     u = x.flatten(1, 2)[:, tokens]  # (b, k, l, d)
-    y, _ = scan(u, _along(dt, tokens), A, _along(B, tokens), _along(C, tokens), D, discretization)
+    y, last = scan(u, _along(dt, tokens), A, _along(B, tokens), _along(C, tokens), D, discretization)
     merged = y.new_zeros(b, h * w, d).index_add(1, tokens.flatten(), y.flatten(1, 2))
-    return merged.view(b, h, w, d)
+    return merged.view(b, h, w, d), last
 
 
 def scan(

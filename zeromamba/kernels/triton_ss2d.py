@@ -153,14 +153,11 @@ def kept_shape(b: int, h: int, w: int, d: int, k: int, n: int) -> tuple[int, ...
 
 
 def forward(
-    inputs: Inputs,
-    routes: Sequence[Route],
-    discretization: str,
-    config: Config = CONFIG,
-) -> tuple[Tensor, Tensor]:
-    """y (b, h, w, d) of x's dtype, and what `backward` wants; shapes as in `zeromamba.kernels.ss2d`."""
-    y, kept, _ = scan(prepare(*inputs, routes, discretization, softplus=True, config=config))
-    return y.view(inputs.x.shape), kept
+    inputs: Inputs, routes: Sequence[Route], discretization: str, softplus: bool, config: Config = CONFIG
+) -> tuple[Tensor, Tensor, Tensor]:
+    """y (b, h, w, d) of x's dtype, the last state of each route (b, k, d, n), and what `backward` wants kept."""
+    y, last, kept = scan(prepare(inputs, routes, discretization, softplus, config))
+    return y.view(inputs.x.shape), last.mT.contiguous(), kept
 
 
 def backward(
@@ -169,48 +166,39 @@ def backward(
     inputs: Inputs,
     routes: Sequence[Route],
     discretization: str,
+    softplus: bool,
     config: Config = CONFIG,
-) -> tuple[Tensor, ...]:
+) -> tuple[Tensor | None, ...]:
     """The gradient of each input, of its shape and dtype.
 
     The gradient of dt (b, l, k, d) is a map in memory, of x's dtype: its products with dt_low and dt_weight are
     matrix products over all tokens and all channels, and their accumulators would not fit beside the scan's.
     """
-    s = prepare(*inputs, routes, discretization, softplus=True, config=config)
+    s = prepare(inputs, routes, discretization, softplus, config)
     dx, dz, *rest = scan_gradients(s, dy.flatten(1, 2), kept)
-    low = inputs.dt_low.flatten(0, 2).transpose(0, 1).to(dz.dtype)  # (k, bl, r)
-    dz = dz.flatten(0, 1).transpose(0, 1)  # (k, bl, d)
-    dlow = torch.bmm(dz, inputs.dt_weight.to(dz.dtype)).transpose(0, 1)
-    dweight = torch.bmm(dz.mT, low)
+    dlow, dweight = dz, None
+    if inputs.dt_weight is not None:
+        low = inputs.dt_low.flatten(0, 2).transpose(0, 1).to(dz.dtype)  # (k, bl, r)
+        dz = dz.flatten(0, 1).transpose(0, 1)  # (k, bl, d)
+        dlow = torch.bmm(dz, inputs.dt_weight.to(dz.dtype)).transpose(0, 1)
+        dweight = torch.bmm(dz.mT, low)
     gradients = (dx, dlow, dweight, *rest)
-    return tuple(g.reshape(v.shape).to(v.dtype).contiguous() for g, v in zip(gradients, inputs, strict=True))
+    return tuple(
+        None if v is None or g is None else g.reshape(v.shape).to(v.dtype).contiguous()
+        for g, v in zip(gradients, inputs, strict=True)
+    )
 
 
 def prepare(
-    x: Tensor,
-    z: Tensor,
-    weight: Tensor | None,
-    dt_bias: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor,
-    routes: Sequence[Route],
-    discretization: str,
-    softplus: bool,
-    config: Config = CONFIG,
+    inputs: Inputs, routes: Sequence[Route], discretization: str, softplus: bool, config: Config = CONFIG
 ) -> _Scan:
-    """Maps flattened over tokens (a view wherever one row continues the one before) and float32 parameters.
-
-    Args:
-        z: dt_low (b, h, w, k, r), or without a weight dt itself, (b, h, w, k, d), before bias and softplus.
-        weight: (k, d, r), or None.
-    """
-    precise = torch.float32 in (x.dtype, z.dtype)
+    """Maps flattened over tokens (a view wherever one row continues the one before) and float32 parameters."""
+    x, dt_low, dt_weight, dt_bias, A, B, C, D = inputs
+    precise = torch.float32 in (x.dtype, dt_low.dtype)
     return _Scan(
         x=x.flatten(1, 2),
-        z=z.flatten(1, 2),
-        weight=None if weight is None else weight_tiles(weight.float(), torch.float32 if precise else z.dtype),
+        z=dt_low.flatten(1, 2),
+        weight=None if dt_weight is None else weight_tiles(dt_weight, torch.float32 if precise else dt_low.dtype),
         bias=dt_bias.float().contiguous(),
         A=A.float().contiguous(),
         B=B.flatten(1, 2),
@@ -225,11 +213,12 @@ def prepare(
 
 
 def weight_tiles(weight: Tensor, dtype: torch.dtype) -> Tensor:
-    """dt's weight (k, d, r) float32 as (k, terms, RANK, width), zero beyond r and d, so that tiles need no mask.
+    """dt's weight (k, d, r) as (k, terms, RANK, width), zero beyond r and d, so that tiles need no mask.
 
     The sum of the terms is the weight: one term if dtype is float32, else its rounding to dtype and what that leaves.
     """
     k, d, r = weight.shape
+    weight = weight.float()
     rank, width = triton.cdiv(r, 16) * 16, triton.cdiv(d, WIDTH.value) * WIDTH.value
     high = weight.to(dtype)
     terms = [high] if dtype == torch.float32 else [high, (weight - high.float()).to(dtype)]
@@ -239,7 +228,7 @@ def weight_tiles(weight: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def scan(s: _Scan) -> tuple[Tensor, Tensor, Tensor]:
-    """y (b, l, d) of x's dtype, the state that enters each chunk (b, k, chunks, n, d), the last one (b, k, n, d)."""
+    """y (b, l, d) of x's dtype, the last state of each route (b, k, n, d), and those that enter the chunks."""
     b, l, d = s.x.shape
     k, n = len(s.routes), s.A.shape[-1]
     chunk_h, chunk_s, segment_h, last = enter_chunks(s, u=s.x, v=s.B, adjoint=False)
@@ -255,7 +244,7 @@ def scan(s: _Scan) -> tuple[Tensor, Tensor, Tensor]:
             order.k_first, order.k_first if order.k_second is None else order.k_second,
             ACCUMULATE=i > 0, **order.options, **s.options(s.config.block_d),
         )  # fmt: skip
-    return y, chunk_h, last
+    return y, last, chunk_h
 
 
 def enter_chunks(s: _Scan, *, u: Tensor, v: Tensor, adjoint: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -70,9 +70,12 @@ def kept_shape(b: int, h: int, w: int, d: int, k: int, n: int) -> tuple[int, ...
 class Steps:
     """What all states n of a route share: the step sizes dt and the inputs u, (b, t, c, d)."""
 
-    def __init__(self, order: Order, x: Tensor, dt_low: Tensor, weight: Tensor, bias: Tensor, zoh: bool) -> None:
-        z = torch.addmm(bias, dt_low.flatten(0, 2), weight.T).view(*dt_low.shape[:3], -1)
-        self.dt = order.silence(F.softplus(z, threshold=40.0))  # the stock threshold of 20 would be short of float64
+    def __init__(
+        self, order: Order, x: Tensor, low: Tensor, weight: Tensor | None, bias: Tensor, zoh: bool, softplus: bool
+    ) -> None:
+        z = low + bias if weight is None else torch.addmm(bias, low.flatten(0, 2), weight.T).view(*low.shape[:3], -1)
+        # the stock threshold of 20 would be short of float64
+        self.dt = order.silence(F.softplus(z, threshold=40.0) if softplus else z)
         self.u = order.read(x, self.dt.dtype)
         self.zoh = zoh
 
@@ -94,22 +97,22 @@ class Steps:
 
 
 def forward(
-    inputs: Inputs,
-    routes: Sequence[Route],
-    discretization: str,
-) -> tuple[Tensor, Tensor]:
-    """y (b, h, w, d) of x's dtype, and the states that enter the chunks, (k, n, b, c, d), which `backward` wants."""
+    inputs: Inputs, routes: Sequence[Route], discretization: str, softplus: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """y (b, h, w, d) of x's dtype, the last state of each route (b, k, d, n), and what `backward` wants kept."""
     x, dt_low, dt_weight, dt_bias, A, B, C, D = inputs
     b, h, w, d = x.shape
     dtype = torch.promote_types(x.dtype, torch.float32)
-    dt_weight, dt_bias, A, D = (p.to(dtype) for p in (dt_weight, dt_bias, A, D))
+    dt_bias, A, D = (p.to(dtype) for p in (dt_bias, A, D))
     y = (x * D.sum(0)).flatten(1, 2)
     orders = [Order(route, h, w, x.device) for route in routes]
     kept = A.new_empty(kept_shape(b, h, w, d, len(routes), A.shape[-1]))
+    last = A.new_empty(b, *A.shape)
     for k, order in enumerate(orders):
         for part in slices(x):
             low = order.read(dt_low[part, ..., k, :], dtype)
-            steps = Steps(order, x[part], low, dt_weight[k], dt_bias[k], discretization == "zoh")
+            weight = None if dt_weight is None else dt_weight[k].to(dtype)
+            steps = Steps(order, x[part], low, weight, dt_bias[k], discretization == "zoh", softplus)
             B_k, C_k = (order.read(v[part, ..., k, :], dtype) for v in (B, C))
             along = torch.zeros_like(steps.u)
             for n, a in enumerate(A[k].unbind(-1)):
@@ -117,9 +120,10 @@ def forward(
                 entering = carry(leaving_states(Abar, h_n), steps.chunk_decay(a), range(order.c))
                 kept[k, n, part] = entering
                 fill_states(Abar, h_n, entering)
+                last[part, k, :, n] = h_n[:, -1, -1]  # the filling leaves the state as it is
                 along.addcmul_(h_n, C_k[..., n, None])
             y[part] += order.put_back(along)
-    return y.view(x.shape).to(x.dtype), kept
+    return y.view(x.shape).to(x.dtype), last, kept
 
 
 def backward(
@@ -128,20 +132,24 @@ def backward(
     inputs: Inputs,
     routes: Sequence[Route],
     discretization: str,
-) -> tuple[Tensor, ...]:
+    softplus: bool,
+) -> tuple[Tensor | None, ...]:
     """The gradient of each input, of its shape and dtype."""
     x, dt_low, dt_weight, dt_bias, A, B, C, D = inputs
     dtype = torch.promote_types(x.dtype, torch.float32)
-    dt_weight, dt_bias, A, D, dy = (p.to(dtype) for p in (dt_weight, dt_bias, A, D, dy))
-    gradients = [torch.zeros(v.shape, dtype=dtype, device=v.device) for v in inputs]
-    dx, dlow, dweight, dbias, dA, dB, dC, dD = gradients
+    dt_bias, A, D, dy = (p.to(dtype) for p in (dt_bias, A, D, dy))
+    dx, dlow, dbias, dA, dB, dC, dD = (
+        torch.zeros(v.shape, dtype=dtype, device=x.device) for v in (x, dt_low, dt_bias, A, B, C, D)
+    )
+    dweight = None if dt_weight is None else torch.zeros(dt_weight.shape, dtype=dtype, device=x.device)
     dx += dy * D.sum(0)
     dD += (dy * x).sum((0, 1, 2))
     for k, route in enumerate(routes):
         order = Order(route, x.shape[1], x.shape[2], x.device)
         for part in slices(x):
             low = order.read(dt_low[part, ..., k, :], dtype)
-            steps = Steps(order, x[part], low, dt_weight[k], dt_bias[k], discretization == "zoh")
+            weight = None if dt_weight is None else dt_weight[k].to(dtype)
+            steps = Steps(order, x[part], low, weight, dt_bias[k], discretization == "zoh", softplus)
             B_k, C_k = (order.read(v[part, ..., k, :], dtype) for v in (B, C))
             dy_k = order.silence(order.read(dy[part], dtype))
             du, ddt = torch.zeros_like(steps.u), torch.zeros_like(steps.u)
@@ -150,17 +158,22 @@ def backward(
                 state = state_gradients(steps, dy_k, a, B_k[..., n, None], C_k[..., n, None], kept[k, n, part], du, ddt)
                 dB_k[..., n], dC_k[..., n], dA_n = state
                 dA[k, :, n] += dA_n
-            dz = ddt.mul_(-torch.expm1(-steps.dt)).flatten(0, 2)  # softplus'(z) = 1 - exp(-softplus(z))
-            dweight[k] += dz.T @ low.flatten(0, 2)
-            dbias[k] += dz.sum(0)
+            dz = order.silence(ddt)
+            if softplus:
+                dz *= -torch.expm1(-steps.dt)  # softplus'(z) = 1 - exp(-softplus(z))
+            dbias[k] += dz.sum((0, 1, 2))
+            if weight is not None and dweight is not None:
+                dweight[k] += dz.flatten(0, 2).T @ low.flatten(0, 2)
+                dz = dz @ weight
             for gradient, along in (
                 (dx[part], du),
-                (dlow[part, ..., k, :], (dz @ dt_weight[k]).view_as(low)),
+                (dlow[part, ..., k, :], dz),
                 (dB[part, ..., k, :], dB_k),
                 (dC[part, ..., k, :], dC_k),
             ):
                 gradient += order.put_back(along).view_as(gradient)
-    return tuple(g.to(v.dtype) for g, v in zip(gradients, inputs, strict=True))
+    gradients = (dx, dlow, dweight, dbias, dA, dB, dC, dD)
+    return tuple(None if v is None or g is None else g.to(v.dtype) for g, v in zip(gradients, inputs, strict=True))
 
 
 def state_gradients(

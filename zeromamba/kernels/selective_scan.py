@@ -1,0 +1,83 @@
+"""The 1-D selective scan under the name and with the arguments of Mamba's `selective_scan_fn`, on the same kernels."""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from .inputs import Inputs
+from .op import scan
+from .routes import Route
+
+
+def selective_scan(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None = None,
+    z: Tensor | None = None,
+    delta_bias: Tensor | None = None,
+    delta_softplus: bool = False,
+    return_last_state: bool = False,
+    *,
+    discretization: str = "euler",
+    impl: str = "auto",
+) -> Tensor | tuple[Tensor, Tensor]:
+    """h_t = exp(dt_t A) h_{t-1} + Bbar_t u_t,  out_t = (C_t h_t + D u_t) silu(z_t): Gu and Dao 2023, arXiv:2312.00752.
+
+    Args:
+        u, delta: (b, d, l); dt is delta, plus delta_bias, through softplus if delta_softplus.
+        A: (d, n), at most 0.
+        B, C: (b, n, l), or (b, g, n, l) for g groups of d / g channels.
+        D, delta_bias: (d,).
+        z: (b, d, l).
+        return_last_state: return the state after the last token too.
+        discretization: "euler", Bbar = dt B as in Mamba, or "zoh".
+        impl: as in `zeromamba.kernels.ss2d`.
+
+    Returns:
+        out (b, d, l) of u's dtype; and if asked for, the last state (b, d, n), float32 or float64, without gradient.
+
+    Raises:
+        ValueError: for shapes that do not fit, for a complex A, and for B or C of shape (d, n): in Mamba that means
+            constant over the tokens, for which a convolution serves better.
+    """
+    for name, value in (("u", u), ("delta", delta)):
+        if value.ndim != 3:
+            raise ValueError(f"{name}: expected (b, d, l), got {tuple(value.shape)}")
+    if A.is_complex():
+        raise ValueError(f"A: expected real numbers, got {A.dtype}")
+    for name, value in (("B", B), ("C", C)):
+        if value.ndim not in (3, 4):
+            raise ValueError(
+                f"{name}: expected (b, n, l) or (b, groups, n, l), different at every token; got {value.ndim} axes"
+            )
+    B, C = (v[:, None] if v.ndim == 3 else v for v in (B, C))
+    groups, d = B.shape[1], u.shape[1]
+    if C.shape[1] != groups or d % groups:
+        raise ValueError(f"B and C: expected as many groups, which divide d = {d}; got {groups} and {C.shape[1]}")
+    D = torch.zeros_like(A[:, 0]) if D is None else D
+    delta_bias = torch.zeros_like(A[:, 0]) if delta_bias is None else delta_bias
+
+    outs, states = [], []
+    for g in range(groups):
+        part = slice(g * d // groups, (g + 1) * d // groups)
+        inputs = Inputs(
+            x=u[:, part].mT[:, None],  # a map of one row: (b, 1, l, d)
+            dt_low=delta[:, part].mT[:, None, :, None],
+            dt_weight=None,
+            dt_bias=delta_bias[None, part],
+            A=A[None, part],
+            B=B[:, g].mT[:, None, :, None],
+            C=C[:, g].mT[:, None, :, None],
+            D=D[None, part],
+        )
+        y, last = scan(inputs, (Route(),), discretization, delta_softplus, impl)
+        outs.append(y[:, 0].mT)
+        states.append(last[:, 0])
+    out = outs[0] if groups == 1 else torch.cat(outs, dim=1)
+    if z is not None:
+        out = (out * F.silu(z)).to(u.dtype)
+    last = states[0] if groups == 1 else torch.cat(states, dim=1)
+    return (out, last) if return_last_state else out
