@@ -89,7 +89,8 @@ def scan(
     check(inputs, routes, discretization)
     impl = choose(impl, inputs)
     if impl == "reference":
-        y, last = reference.ss2d(inputs, routes, discretization, softplus)
+        with torch.autocast(inputs.x.device.type, enabled=False):
+            y, last = reference.ss2d(inputs, routes, discretization, softplus)
         return y, last.detach()
     y, last, _ = _forward(*inputs, encode(routes), discretization, softplus, impl)
     return y, last
@@ -103,12 +104,12 @@ def choose(impl: str, inputs: Inputs) -> str:
     """
     if impl not in IMPLS:
         raise ValueError(f"impl: expected one of {IMPLS}, got {impl!r}")
-    if impl in ("torch", "reference"):
-        return impl
     obstacle = _triton_obstacle(inputs)
+    if impl == "auto":  # never the interpreter, which is for tests
+        return "torch" if obstacle or inputs.x.device.type != "cuda" else "triton"
     if impl == "triton" and obstacle:
         raise ValueError(f"impl='triton' cannot serve: {obstacle}; impl='torch' can")
-    return "torch" if obstacle or inputs.x.device.type != "cuda" else "triton"  # the interpreter is for tests
+    return impl
 
 
 def _triton_obstacle(inputs: Inputs) -> str | None:
@@ -160,7 +161,8 @@ def _forward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """y, the last states, and what the implementation keeps for its backward."""
     inputs = Inputs(x, dt_low, dt_weight, dt_bias, A, B, C, D)
-    return implementation(impl).forward(inputs, decode(routes), discretization, softplus)
+    with torch.autocast(x.device.type, enabled=False):
+        return implementation(impl).forward(inputs, decode(routes), discretization, softplus)
 
 
 @_forward.register_fake
@@ -192,7 +194,8 @@ def _backward(
 ) -> list[Tensor]:
     """The gradients of the tensors that there are, in their order."""
     inputs = Inputs(x, dt_low, dt_weight, dt_bias, A, B, C, D)
-    gradients = implementation(impl).backward(dy, kept, inputs, decode(routes), discretization, softplus)
+    with torch.autocast(x.device.type, enabled=False):
+        gradients = implementation(impl).backward(dy, kept, inputs, decode(routes), discretization, softplus)
     return [gradient for gradient in gradients if gradient is not None]
 
 

@@ -41,9 +41,9 @@ def chunk_gradients(
     dA = sum_t g_t (dt_t exp(dt_t A) h_{t-1} + B_t x_t dw_t/dA)                   dw/ddt = exp(dt A) (ZOH), 1 (Euler)
     dbias = sum_t dz_t                             dD = sum_t dy_t x_t
 
-    Sums over channels (db, dc: (blocks of d, b, l, k, n)) and over tokens (da (b, segments, k, n, d); dbias and dd
-    (b, segments, k, d)) leave as partial sums. dx goes to sum (b, l, d) float32, to what earlier routes left there if
-    ACCUMULATE, and from the LAST route to dx.
+    Partial sums leave: over channels db and dc, (blocks of d, b, l, k, n); over tokens da (b, segments, k, n, d),
+    dbias (b, segments, k, d), and dd (b, segments, d), which is the same for all routes and left to the first. dx goes
+    to sum (b, l, d) float32, to what earlier routes left there if ACCUMULATE, and from the LAST route to dx.
 
     A chunk is done in two halves, the later one first, because a thread has registers for the states of half of one.
     Between them g waits in chunk_g, where it stood for the chunk as a whole.
@@ -53,7 +53,7 @@ def chunk_gradients(
     blocks_d = tl.cdiv(d, BLOCK_D)
     block_d = pid % blocks_d
     offs_d = block_d * BLOCK_D + tl.arange(0, BLOCK_D)
-    mask_d = channels_if(True, offs_d, d, FULL)
+    mask_d = offs_d < d
     pid = pid // blocks_d
     segment = pid % segments
     b = (pid // segments).to(tl.int64)
@@ -77,11 +77,12 @@ def chunk_gradients(
     dskip = tl.zeros((BLOCK_D,), tl.float32)
 
     first = segment * segment_chunks
-    for chunk in range(first, tl.minimum(first + segment_chunks, chunks)):
+    for c in range(tl.minimum(segment_chunks, chunks - first)):
+        chunk = first + c
         start = chunk * BLOCK_L if STEP > 0 else chunk * BLOCK_L + BLOCK_L - 1
         origin, steps = chunk_tokens(start, h, w, window, STEP, COLUMN, WINDOWED, WIDE, BLOCK_L)
         dts = load_dts(
-            z_ptr, w_ptr + k * w_stride_k, bias, start, origin, steps, h, w, window, l, d, rank, offs_d,
+            z_ptr, w_ptr, k * w_stride_k, bias, start, origin, steps, h, w, window, l, d, rank, offs_d,
             z_stride_l, z_stride_c, STEP, COLUMN, WINDOWED, WIDE, RANK, SOFTPLUS, PRECISE, FULL, BLOCK_L, BLOCK_D,
         )  # fmt: skip
         x_ptrs = x_ptr + origin * x_stride_l + offs_d * x_stride_d
@@ -100,7 +101,8 @@ def chunk_gradients(
                 step = steps[(1 - half) * HALF + i]
                 x = tl.load(x_ptrs + step * x_stride_l, mask=mask, other=0.0)
                 dy = tl.load(dy_ptrs + step * dy_stride_l, mask=mask, other=0.0)
-                dskip += dy.to(tl.float32) * x.to(tl.float32)
+                if not ACCUMULATE:
+                    dskip += dy.to(tl.float32) * x.to(tl.float32)
                 xs = xs + (x,)
                 dys = dys + (dy,)
                 dxs = dxs + (skip * dy.to(tl.float32),)
@@ -125,8 +127,8 @@ def chunk_gradients(
                         state_h = abar * state_h + gain(dts[i], a, inverse_a, abar, ZOH) * bx
                 else:
                     g = tl.load(chunk_g_ptr + at_chunk + n * d + offs_d, mask=mask_d, other=0.0)
-                da = tl.load(da_ptr + n * d + offs_d, mask=channels_if((chunk > first) | (half == 1), offs_d, d, FULL),
-                             other=0.0)  # fmt: skip
+                later = (chunk > first) | (half == 1)
+                da = tl.load(da_ptr + n * d + offs_d, mask=channels_if(later, offs_d, d, FULL), other=0.0)
                 hs = ()
                 for i in tl.static_range(HALF):  # along the route
                     inside = start + ((1 - half) * HALF + i) * STEP < l
@@ -186,4 +188,5 @@ def chunk_gradients(
                     tl.store(sum_ptr + origin * d + offs_d + step * d, dx, mask=mask)
 
     tl.store(dbias_ptr + part * d + offs_d, dbias, mask=mask_d)
-    tl.store(dd_ptr + part * d + offs_d, dskip, mask=mask_d)
+    if not ACCUMULATE:
+        tl.store(dd_ptr + (b * segments + segment) * d + offs_d, dskip, mask=mask_d)

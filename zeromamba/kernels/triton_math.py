@@ -14,6 +14,8 @@ polynomials minimise the relative error over their interval (Lawson's reweighted
 tests hold them to the errors stated beside them.
 """
 
+import os
+
 import triton
 import triton.language as tl
 
@@ -21,6 +23,8 @@ LOG2E = tl.constexpr(1.4426950408889634)
 SMALL = tl.constexpr(0.5)  # below this |dt A|, expm1(dt A) is a polynomial: exp(dt A) - 1 would cancel
 BLOCK_L = 16  # tokens of a chunk: the least tile of a tensor core, and what a thread holds of each channel
 WIDTH = tl.constexpr(64)  # dt's weight is filled up to a multiple of so many channels, whatever the block
+# Triton's interpreter, whose tl.dot takes bfloat16 for integers, and which cannot broadcast a mask of one element.
+INTERPRETED = tl.constexpr(os.environ.get("TRITON_INTERPRET") == "1")
 LEVELS = tl.constexpr(4)  # halvings of a chunk down to a token
 
 
@@ -112,7 +116,7 @@ def softplus_slope(dt):
 @triton.jit
 def channels_if(inside, offs_d, d, FULL: tl.constexpr):
     """Mask of the channels of a token, none if it is not inside the map; a scalar if the blocks of d are FULL."""
-    if FULL:
+    if FULL and not INTERPRETED:
         return inside
     else:
         return offs_d < tl.where(inside, d, 0)
@@ -127,10 +131,10 @@ def token_at(p, h, w, window, COLUMN: tl.constexpr, WINDOWED: tl.constexpr):
         rows, cols = h, w
     if WINDOWED:
         top = p // (window * cols) * window  # the band of windows, and its height at the border
-        height = tl.minimum(window, rows - top)
+        height = tl.maximum(tl.minimum(window, rows - top), 1)  # 1 beyond the map, where nothing is read
         q = p - top * cols
         left = q // (height * window) * window
-        width = tl.minimum(window, cols - left)
+        width = tl.maximum(tl.minimum(window, cols - left), 1)
         q -= left * height
         row = top + q // width
         col = left + q % width
@@ -222,15 +226,16 @@ def rows(tile, L: tl.constexpr, D: tl.constexpr):
 
 @triton.jit
 def load_dts(
-    z_ptr, w_ptr, bias, first, origin, steps, h, w, window, l, d, rank, offs_d, z_stride_l, z_stride_c,
+    z_ptr, w_ptr, w_start, bias, first, origin, steps, h, w, window, l, d, rank, offs_d, z_stride_l, z_stride_c,
     STEP: tl.constexpr, COLUMN: tl.constexpr, WINDOWED: tl.constexpr, WIDE: tl.constexpr, RANK: tl.constexpr,
-    SOFTPLUS: tl.constexpr,    PRECISE: tl.constexpr, FULL: tl.constexpr, L: tl.constexpr, D: tl.constexpr,
+    SOFTPLUS: tl.constexpr, PRECISE: tl.constexpr, FULL: tl.constexpr, L: tl.constexpr, D: tl.constexpr,
 ):  # fmt: skip
     """dt at the positions first, first + STEP, ... of a route, L tensors (D,); 0 beyond the map: Abar = 1, Bbar = 0.
 
     softplus(z + bias) if SOFTPLUS, else z + bias. z is read, (l, d), if RANK = 0; else it is the low-rank
-    z_ptr (l, rank) times w_ptr, a tensor-core product of a tile. w_ptr is (terms, RANK, blocks of d), filled up with
-    zeros: one float32 term if PRECISE, else two of z's dtype whose sum has 16 bits or more of it.
+    z_ptr (l, rank) times what is at w_start of w_ptr, a tensor-core product of a tile. That is (terms, RANK,
+    blocks of d), filled up with zeros: one float32 term if PRECISE, else two of z's dtype, whose sum has 16 bits
+    or more of it.
     """
     if RANK:
         offs_l = first + STEP * tl.arange(0, L)
@@ -242,9 +247,12 @@ def load_dts(
             offs_r = r + tl.arange(0, 16)
             mask = (offs_l < l)[:, None] & (offs_r < rank)[None, :]
             low = tl.load(z_ptrs + offs_r[None, :] * z_stride_c, mask=mask, other=0.0)  # (L, 16)
-            w_ptrs = w_ptr + offs_r[:, None] * width + offs_d[None, :]  # (16, D)
+            w_ptrs = w_ptr + w_start + offs_r[:, None] * width + offs_d[None, :]  # (16, D)
             if PRECISE:
                 z = tl.dot(low.to(tl.float32), tl.load(w_ptrs), z, input_precision="tf32x3")
+            elif INTERPRETED:  # the same products and sums
+                w = tl.load(w_ptrs + RANK * width).to(tl.float32) + tl.load(w_ptrs).to(tl.float32)
+                z = tl.dot(low.to(tl.float32), w, z)
             else:
                 z = tl.dot(low, tl.load(w_ptrs + RANK * width), z)
                 z = tl.dot(low, tl.load(w_ptrs), z)

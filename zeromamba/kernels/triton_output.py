@@ -32,7 +32,7 @@ def chunk_outputs(
     pid = tl.program_id(0)
     blocks_d = tl.cdiv(d, BLOCK_D)
     offs_d = pid % blocks_d * BLOCK_D + tl.arange(0, BLOCK_D)
-    mask_d = channels_if(True, offs_d, d, FULL)
+    mask_d = offs_d < d
     pid = pid // blocks_d
     chunk = pid % chunks
     b = (pid // chunks).to(tl.int64)
@@ -54,7 +54,7 @@ def chunk_outputs(
         bk = b * n_routes + k
         bias = tl.load(bias_ptr + k * d + offs_d, mask=mask_d, other=0.0)
         dts = load_dts(
-            z_ptr + b * z_stride_b + k * z_stride_k, w_ptr + k * w_stride_k, bias, first, origin, steps, h, w,
+            z_ptr + b * z_stride_b + k * z_stride_k, w_ptr, k * w_stride_k, bias, first, origin, steps, h, w,
             window, l, d,
             rank, offs_d, z_stride_l, z_stride_c, 1, COLUMN, WINDOWED, WIDE, RANK, SOFTPLUS, PRECISE, FULL,
             BLOCK_L, BLOCK_D,

@@ -303,7 +303,7 @@ def scan_gradients(s: _Scan, dy: Tensor, kept: Tensor) -> tuple[Tensor, ...]:
 
     dx, dz = s.x.new_empty(b, l, d), s.x.new_empty(b, l, k, d)
     merged = dx if k == 1 else empty(b, l, d)
-    dbias, dA, dD = empty(b, s.segments, k, d), empty(b, s.segments, k, n, d), empty(b, s.segments, k, d)
+    dbias, dA, dD = empty(b, s.segments, k, d), empty(b, s.segments, k, n, d), empty(b, s.segments, d)
     dB, dC = empty(blocks_d, b, l, k, n), empty(blocks_d, b, l, k, n)
     for i, route in enumerate(s.routes):
         chunk_gradients[(blocks_d * s.segments * b,)](
@@ -322,5 +322,5 @@ def scan_gradients(s: _Scan, dy: Tensor, kept: Tensor) -> tuple[Tensor, ...]:
         dA.sum((0, 1)).transpose(1, 2),
         dB.sum(0),
         dC.sum(0),
-        dD.sum((0, 1)),
+        dD.sum((0, 1)).expand(k, d),
     )

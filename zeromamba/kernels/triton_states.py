@@ -43,7 +43,7 @@ def chunk_states(
     pid = tl.program_id(0)
     blocks_d = tl.cdiv(d, BLOCK_D)
     offs_d = pid % blocks_d * BLOCK_D + tl.arange(0, BLOCK_D)
-    mask_d = channels_if(True, offs_d, d, FULL)
+    mask_d = offs_d < d
     pid = pid // blocks_d
     segment = pid % segments
     b = (pid // segments).to(tl.int64)
@@ -51,7 +51,6 @@ def chunk_states(
     u_ptr += b * u_stride_b
     z_ptr += b * z_stride_b + k * z_stride_k
     v_ptr += b * v_stride_b + k * v_stride_k
-    w_ptr += k * w_stride_k
     a_ptr += k * d * n_states
     chunk_h_ptr += (b * n_routes + k) * chunks * n_states * d
     chunk_s_ptr += (b * n_routes + k) * chunks * d
@@ -62,14 +61,15 @@ def chunk_states(
     s = tl.zeros((BLOCK_D,), tl.float32)
     state = tl.zeros((BLOCK_D,), tl.float32)
     first = segment * segment_chunks
-    for time in range(first, tl.minimum(first + segment_chunks, chunks)):
+    for i in range(tl.minimum(segment_chunks, chunks - first)):
+        time = first + i
         chunk = time if STEP > 0 else chunks - 1 - time
         tl.store(chunk_s_ptr + chunk.to(tl.int64) * d + offs_d, s, mask=mask_d)
         start = chunk * BLOCK_L if STEP > 0 else chunk * BLOCK_L + BLOCK_L - 1
         origin, steps = chunk_tokens(start, h, w, window, STEP, COLUMN, WINDOWED, WIDE, BLOCK_L)
         dts = load_dts(
-            z_ptr, w_ptr, bias, start, origin, steps, h, w, window, l, d, rank, offs_d, z_stride_l, z_stride_c,
-            STEP, COLUMN, WINDOWED, WIDE, RANK, SOFTPLUS, PRECISE, FULL, BLOCK_L, BLOCK_D,
+            z_ptr, w_ptr, k * w_stride_k, bias, start, origin, steps, h, w, window, l, d, rank, offs_d,
+            z_stride_l, z_stride_c, STEP, COLUMN, WINDOWED, WIDE, RANK, SOFTPLUS, PRECISE, FULL, BLOCK_L, BLOCK_D,
         )  # fmt: skip
         u_ptrs = u_ptr + origin * u_stride_l + offs_d * u_stride_d
         v_start = v_ptr + origin * v_stride_l
@@ -111,7 +111,7 @@ def carry_states(
     pid = tl.program_id(0)
     blocks_d = tl.cdiv(d, BLOCK_D)
     offs_d = pid % blocks_d * BLOCK_D + tl.arange(0, BLOCK_D)
-    mask_d = channels_if(True, offs_d, d, FULL)
+    mask_d = offs_d < d
     pid = pid // blocks_d
     n = pid % n_states
     bk = (pid // n_states).to(tl.int64)

@@ -104,7 +104,8 @@ def forward(
     b, h, w, d = x.shape
     dtype = torch.promote_types(x.dtype, torch.float32)
     dt_bias, A, D = (p.to(dtype) for p in (dt_bias, A, D))
-    y = (x * D.sum(0)).flatten(1, 2)
+    y = x.new_zeros((b, h * w, d), dtype=dtype)
+    y += (x * D.sum(0)).flatten(1, 2)
     orders = [Order(route, h, w, x.device) for route in routes]
     kept = A.new_empty(kept_shape(b, h, w, d, len(routes), A.shape[-1]))
     last = A.new_empty(b, *A.shape)

@@ -1,0 +1,131 @@
+"""Inputs of scans, the float64 reference of outputs and gradients, and error budgets that follow from it.
+
+A budget is derived, not tuned. Against the reference in float64 on the very same inputs, a result may be off by
+
+    twice what the reference itself is off when it computes in float32, and four roundings of float32,
+    twice what a relative change of dt by its documented error makes of the result: 1 + |z| times 2^-23 where all
+        maps are float32 (z, and its exponent to the base 2, are rounded), times 2^-16 for half precision (the
+        polynomial of softplus, and the two terms of dt's weight),
+    one rounding to the result's own dtype,
+    and for the gradients of dt_low and dt_weight, which are products of maps rounded to the maps' dtype, two
+        roundings of each product.
+
+Errors are root mean squares over a tensor.
+"""
+
+from dataclasses import dataclass
+
+import torch
+
+from zeromamba.kernels import SS2D, Route, reference
+from zeromamba.kernels.inputs import Inputs
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+UNIT = {d: torch.finfo(d).eps / 2 for d in (torch.float64, torch.float32, torch.bfloat16, torch.float16)}
+ROUTE_SETS = {
+    "ss2d": SS2D,
+    "rows": (Route(), Route(reverse=True)),
+    "columns": (Route(column=True), Route(column=True, reverse=True)),
+    "one": (Route(),),
+    "one reversed": (Route(column=True, reverse=True),),
+    "windows": (Route(window=2), Route(window=2, reverse=True), Route(window=3, column=True), Route(reverse=True)),
+}
+
+
+def make(b=2, h=3, w=5, d=4, n=1, r=2, k=4, dtype=torch.float32, seed=0):
+    """Inputs as a model at its start would give them; maps of `dtype`, parameters in float32 (float64 for that)."""
+    g = torch.Generator().manual_seed(seed)
+    parameter = torch.promote_types(dtype, torch.float32)
+
+    def normal(*shape, of=dtype):
+        return torch.randn(shape, generator=g, dtype=torch.float64).to(of).to(DEVICE)
+
+    dt = torch.exp(normal(k, d, of=torch.float64) - 3)
+    return Inputs(
+        x=normal(b, h, w, d),
+        dt_low=normal(b, h, w, k, r),
+        dt_weight=normal(k, d, r, of=parameter) / r**0.5,
+        dt_bias=(dt + torch.log(-torch.expm1(-dt))).to(parameter),
+        A=-normal(k, d, n, of=parameter).exp() * torch.arange(1, n + 1, device=DEVICE),
+        B=normal(b, h, w, k, n),
+        C=normal(b, h, w, k, n),
+        D=normal(k, d, of=parameter),
+    )
+
+
+def with_gradients(function, inputs, dy):
+    """{"y": ..., and the gradient of every input under its name} of function(inputs)."""
+    leaves = Inputs(*(None if v is None else v.detach().clone().requires_grad_() for v in inputs))
+    y = function(leaves)
+    named = {name: v for name, v in leaves._asdict().items() if v is not None}
+    gradients = torch.autograd.grad(y, list(named.values()), dy.to(y.dtype))
+    return {"y": y.detach()} | dict(zip(named, gradients, strict=True))
+
+
+def reference_scan(routes, discretization, dtype, change=0.0):
+    """The reference in `dtype`, every dt changed by that relative amount times 1 + |z|."""
+
+    def function(inputs):
+        i = Inputs(*(None if v is None else v.to(dtype) for v in inputs))
+        z = i.dt_low if i.dt_weight is None else torch.einsum("bhwkr,kdr->bhwkd", i.dt_low, i.dt_weight)
+        z = z + i.dt_bias
+        dt = torch.nn.functional.softplus(z, threshold=40.0) * (1 + change * (1 + z.detach().abs()))
+        given = i._replace(dt_low=dt, dt_weight=None, dt_bias=torch.zeros_like(i.dt_bias))
+        return reference.ss2d(given, routes, discretization, softplus=False)[0]
+
+    return function
+
+
+def rms(v):
+    return v.double().square().mean().sqrt().item()
+
+
+@dataclass
+class Expected:
+    """The float64 results and the budget of each, by name."""
+
+    results: dict
+    budgets: dict
+
+    def check(self, got):
+        for name, exact in self.results.items():
+            assert got[name].shape == exact.shape, name
+            error = rms(got[name].double() - exact)
+            assert error <= self.budgets[name], f"{name}: error {error:.2e}, budget {self.budgets[name]:.2e}"
+
+
+def expect(inputs, routes, discretization, dy):
+    """Float64 results on these inputs, and budgets for an implementation that computes in float32 (see above)."""
+    half = inputs.x.dtype in (torch.bfloat16, torch.float16)
+    exact = with_gradients(reference_scan(routes, discretization, torch.float64), inputs64(inputs), dy)
+    single = with_gradients(reference_scan(routes, discretization, torch.float32), inputs32(inputs), dy)
+    change = 2.0**-16 if half else 2.0**-23
+    changed = with_gradients(reference_scan(routes, discretization, torch.float64, change), inputs64(inputs), dy)
+    budgets = {}
+    for name, value in exact.items():
+        unit = UNIT[getattr(inputs, "x" if name == "y" else name).dtype]
+        if DEVICE == "cpu" and unit == UNIT[torch.bfloat16]:
+            unit *= 2  # Triton's interpreter cuts bfloat16 off instead of rounding it
+        budgets[name] = (
+            2 * rms(single[name] - value)
+            + 4 * UNIT[torch.float32] * rms(value)
+            + 2 * rms(changed[name] - value)
+            + unit * rms(value)
+        )
+    if half and inputs.dt_weight is not None:
+        i = inputs64(inputs)
+        z = torch.einsum("bhwkr,kdr->bhwkd", i.dt_low, i.dt_weight)
+        given = i._replace(dt_low=z, dt_weight=None)
+        dz = with_gradients(reference_scan(routes, discretization, torch.float64), given, dy)["dt_low"].abs()
+        two = 2 * UNIT[inputs.x.dtype]
+        budgets["dt_low"] += two * rms(torch.einsum("bhwkd,kdr->bhwkr", dz, i.dt_weight.abs()))
+        budgets["dt_weight"] += two * rms(torch.einsum("bhwkd,bhwkr->kdr", dz, i.dt_low.abs()))
+    return Expected(exact, budgets)
+
+
+def inputs64(inputs):
+    return Inputs(*(None if v is None else v.double() for v in inputs))
+
+
+def inputs32(inputs):
+    return Inputs(*(None if v is None else v.float() for v in inputs))

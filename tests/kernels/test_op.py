@@ -1,0 +1,144 @@
+"""The public operators as citizens of PyTorch, and their errors."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from scans import DEVICE, make, with_gradients
+from torch.utils.checkpoint import checkpoint
+
+from zeromamba.kernels import SS2D, Route, ss2d, triton_ss2d, vectorised
+from zeromamba.kernels.op import _backward, _forward, choose, encode
+
+IMPLS = ("torch", "triton")
+
+
+def small(**options):
+    return make(b=1, h=2, w=3, d=3, n=2, **options)
+
+
+@pytest.mark.parametrize(("impl", "module"), [("torch", vectorised), ("triton", triton_ss2d)])
+def test_an_implementation_asked_for_is_the_one_that_runs(impl, module, monkeypatch):
+    called = []
+    forward, backward = module.forward, module.backward
+    monkeypatch.setattr(module, "forward", lambda *a: called.append("forward") or forward(*a))
+    monkeypatch.setattr(module, "backward", lambda *a: called.append("backward") or backward(*a))
+    with_gradients(lambda i: ss2d(*i, impl=impl), small(), torch.ones(1, 2, 3, 3, device=DEVICE))
+    assert called == ["forward", "backward"]
+
+
+def test_auto_is_torch_on_a_cpu_even_with_the_interpreter_and_triton_on_a_gpu():
+    assert choose("auto", small()) == ("triton" if DEVICE == "cuda" else "torch")
+    assert choose("auto", small(dtype=torch.float64)) == "torch"
+
+
+@pytest.mark.parametrize("impl", IMPLS)
+def test_opcheck(impl):
+    inputs = [v.requires_grad_() for v in small()]
+    torch.library.opcheck(_forward, (*inputs, encode(SS2D), "zoh", True, impl))
+    y, _, kept = _forward(*inputs, encode(SS2D), "zoh", True, impl)
+    detached = [v.detach() for v in (torch.ones_like(y), kept, *inputs)]
+    torch.library.opcheck(_backward, (*detached, encode(SS2D), "zoh", True, impl))
+
+
+@pytest.mark.parametrize("impl", IMPLS)
+def test_compile_without_a_graph_break_gives_the_same(impl):
+    def function(i):
+        return 2 * ss2d(*i, impl=impl)
+
+    inputs, dy = small(), torch.ones(1, 2, 3, 3, device=DEVICE)
+    backend = "inductor" if DEVICE == "cuda" else "aot_eager"  # inductor on a CPU wants a C++ compiler
+    compiled = torch.compile(function, fullgraph=True, backend=backend)
+    plain, traced = with_gradients(function, inputs, dy), with_gradients(compiled, inputs, dy)
+    for name, value in plain.items():
+        torch.testing.assert_close(traced[name], value)
+
+
+def test_gradient_checkpointing_gives_the_same_bits():
+    inputs, dy = small(), torch.ones(1, 2, 3, 3, device=DEVICE)
+    plain = with_gradients(lambda i: ss2d(*i), inputs, dy)
+    again = with_gradients(lambda i: checkpoint(ss2d, *i, use_reentrant=False), inputs, dy)
+    assert all(torch.equal(plain[name], again[name]) for name in plain)
+
+
+@pytest.mark.parametrize("impl", IMPLS)
+def test_autocast_does_not_reach_inside(impl):
+    inputs = small()
+    with torch.autocast(DEVICE, torch.bfloat16):
+        inside = ss2d(*inputs, impl=impl)
+    assert inside.dtype == torch.float32
+    assert torch.equal(inside, ss2d(*inputs, impl=impl))
+
+
+@pytest.mark.parametrize("impl", IMPLS)
+def test_a_double_backward_raises(impl):
+    x, *rest = small()
+    x.requires_grad_()
+    (dx,) = torch.autograd.grad(ss2d(x, *rest, impl=impl).square().sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="ss2d_backward"):
+        dx.sum().backward()
+
+
+def test_triton_on_a_cpu_without_the_interpreter_says_what_to_do():
+    program = (
+        "import torch; from zeromamba.kernels import ss2d\n"
+        "one = lambda *s: torch.ones(s)\n"
+        "ss2d(one(1,1,1,1), one(1,1,1,4,1), one(4,1,1), one(4,1), -one(4,1,1), one(1,1,1,4,1), one(1,1,1,4,1), one(4,1),"
+        " impl='triton')"
+    )
+    environment = {"PYTHONPATH": ":".join(sys.path), "PATH": "/usr/bin"}
+    process = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment)
+    assert "ValueError: impl='triton' cannot serve: the tensors are on cpu, expected a CUDA device" in process.stderr
+
+
+def test_float64_in_triton_is_refused_by_name():
+    inputs = small()
+    with pytest.raises(ValueError, match=r"A is float64, the kernels compute in float32; impl='torch' can"):
+        ss2d(*inputs._replace(A=inputs.A.double()), impl="triton")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"x": (1, 2, 3)}, r"x: expected axes \(b, h, w, d\), got shape \(1, 2, 3\)"),
+        ({"B": (1, 2, 3, 4, 5)}, r"B: expected shape \(b, h, w, k, n\) = \(1, 2, 3, 4, 2\), got \(1, 2, 3, 4, 5\)"),
+        ({"dt_weight": (4, 3, 9)}, r"dt_weight: expected shape \(k, d, r\) = \(4, 3, 2\)"),
+        ({"D": (3, 3)}, r"D: expected shape \(k, d\) = \(4, 3\), got \(3, 3\); .* k is the number of routes"),
+    ],
+)
+def test_a_shape_that_does_not_fit_is_named(change, message):
+    tensors = {name: torch.zeros(shape, device=DEVICE) for name, shape in change.items()}
+    with pytest.raises(ValueError, match=message):
+        ss2d(*small()._replace(**tensors))
+
+
+def test_other_arguments_that_do_not_fit_are_named():
+    inputs = small()
+    with pytest.raises(ValueError, match=r"impl: expected one of .*'triton'.* got 'cuda'"):
+        ss2d(*inputs, impl="cuda")
+    with pytest.raises(ValueError, match=r"discretization: expected one of .* got 'bilinear'"):
+        ss2d(*inputs, discretization="bilinear")
+    with pytest.raises(ValueError, match="routes: expected one Route or more"):
+        ss2d(*inputs, routes=())
+    with pytest.raises(ValueError, match=r"dt_low: expected shape .* k is the number of routes"):
+        ss2d(*inputs, routes=(Route(),))
+    with pytest.raises(TypeError, match=r"C: expected one of .* got torch\.int64"):
+        ss2d(*inputs._replace(C=inputs.C.long()))
+    with pytest.raises(ValueError, match=r"B: expected device .*, where x is, got meta"):
+        ss2d(*inputs._replace(B=inputs.B.to("meta")))
+    with pytest.raises(ValueError, match="sizes: expected at least 1 of every axis, got 0 for b"):
+        ss2d(*make(b=0))
+
+
+@pytest.mark.gpu
+def test_a_cuda_graph_replays_the_scan():
+    inputs = make(b=2, h=7, w=7, d=64)
+    for _ in range(3):
+        ss2d(*inputs)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        y = ss2d(*inputs)
+    inputs.x.mul_(2)
+    graph.replay()
+    torch.testing.assert_close(y, ss2d(*inputs))

@@ -1,0 +1,190 @@
+"""Every implementation against the reference in float64: outputs and each gradient by name, within derived budgets.
+
+Without a GPU the Triton kernels run under its interpreter, with one they run compiled, and at real sizes too.
+"""
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from scans import DEVICE, ROUTE_SETS, UNIT, expect, inputs64, make, reference_scan, rms, with_gradients
+
+from zeromamba.kernels import SS2D, Route, ss2d
+from zeromamba.kernels.inputs import Inputs
+
+IMPLS = ("torch", "triton")
+DISCRETIZATIONS = ("zoh", "euler")
+
+
+@pytest.fixture(autouse=True)
+def _poisoned(monkeypatch):
+    """What is allocated without being initialised holds NaN, so that nothing unwritten is ever read unnoticed."""
+
+    def poisoned(allocate):
+        def function(*args, **kwargs):
+            tensor = allocate(*args, **kwargs)
+            return tensor.fill_(torch.nan) if tensor.is_floating_point() else tensor
+
+        return function
+
+    monkeypatch.setattr(torch, "empty", poisoned(torch.empty))
+    monkeypatch.setattr(torch, "empty_like", poisoned(torch.empty_like))
+    monkeypatch.setattr(torch.Tensor, "new_empty", poisoned(torch.Tensor.new_empty))
+
+
+def compare(inputs, routes, discretization, impl, seed=1):
+    """Hold an implementation to the budgets on these inputs."""
+    g = torch.Generator().manual_seed(seed)
+    dy = torch.randn(inputs.x.shape, generator=g).to(DEVICE, inputs.x.dtype)
+    expected = expect(inputs, routes, discretization, dy.double())
+    got = with_gradients(lambda i: ss2d(*i, routes=routes, discretization=discretization, impl=impl), inputs, dy)
+    for name, value in got.items():
+        assert value.dtype == (inputs.x if name == "y" else getattr(inputs, name)).dtype, name
+    expected.check(got)
+
+
+@pytest.mark.parametrize("impl", IMPLS)
+@pytest.mark.parametrize("discretization", DISCRETIZATIONS)
+@pytest.mark.parametrize("routes", ROUTE_SETS)
+def test_every_route_set(routes, discretization, impl):
+    compare(make(b=2, h=3, w=7, k=len(ROUTE_SETS[routes])), ROUTE_SETS[routes], discretization, impl)
+
+
+@pytest.mark.parametrize("impl", IMPLS)
+@pytest.mark.parametrize("discretization", DISCRETIZATIONS)
+@pytest.mark.parametrize("n", [1, 2, 8, 16])
+def test_every_number_of_states(n, discretization, impl):
+    compare(make(b=1, h=4, w=5, n=n, k=2), ROUTE_SETS["columns"], discretization, impl)
+
+
+@pytest.mark.parametrize("impl", IMPLS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("discretization", DISCRETIZATIONS)
+def test_every_dtype(dtype, discretization, impl):
+    compare(make(h=5, w=4, n=2, dtype=dtype), SS2D, discretization, impl)
+
+
+@pytest.mark.parametrize("impl", IMPLS)
+@pytest.mark.parametrize(("h", "w"), [(1, 1), (1, 17), (33, 1), (4, 4), (7, 5)])
+def test_odd_and_tiny_maps(h, w, impl):
+    compare(make(b=1, h=h, w=w, d=3), SS2D, "zoh", impl)
+
+
+@pytest.mark.parametrize("impl", IMPLS)
+@pytest.mark.parametrize("d", [1, 63, 64, 130])
+def test_channels_that_do_and_do_not_fill_their_blocks(d, impl):
+    compare(make(b=1, h=2, w=3, d=d, k=2), ROUTE_SETS["rows"], "euler", impl)
+
+
+@pytest.mark.parametrize("impl", IMPLS)
+@pytest.mark.parametrize("r", [1, 16, 17, 48])
+def test_ranks_of_dt_that_do_and_do_not_fill_their_tiles(r, impl):
+    compare(make(b=1, h=2, w=3, r=r, k=2, dtype=torch.bfloat16), ROUTE_SETS["rows"], "euler", impl)
+
+
+@pytest.mark.parametrize("impl", IMPLS)
+def test_dt_given_for_every_channel(impl):
+    inputs = make(b=1, h=3, w=6, r=4, d=4, k=2)
+    compare(inputs._replace(dt_weight=None), ROUTE_SETS["rows"], "zoh", impl)
+
+
+@pytest.mark.parametrize("impl", IMPLS)
+def test_maps_of_any_strides(impl):
+    """Channels first as a convolution leaves them, parts of one projection, and every second row."""
+    inputs = make(b=2, h=4, w=5, d=4, n=2, r=3)
+    projected = torch.cat([inputs.dt_low, inputs.B, inputs.C], dim=-1)
+    dt_low, B, C = projected.split([3, 2, 2], dim=-1)
+    x = inputs.x.permute(0, 3, 1, 2).contiguous().permute(0, 2, 3, 1)
+    strided = inputs._replace(x=x, dt_low=dt_low, B=B, C=C)
+    assert not any(v.is_contiguous() for v in (x, dt_low, B, C))
+    assert torch.equal(ss2d(*strided, impl=impl), ss2d(*inputs, impl=impl))
+    every_second = Inputs(*(v[:, ::2] if v.ndim > 3 else v for v in inputs))
+    copied = Inputs(*(v.contiguous() for v in every_second))
+    assert torch.equal(ss2d(*every_second, impl=impl), ss2d(*copied, impl=impl))
+
+
+@st.composite
+def cases(draw):
+    """Scans of any small size, with steps, decays and biases from one extreme to the other."""
+    k = draw(st.integers(1, 4))
+    routes = tuple(
+        draw(st.lists(st.builds(Route, st.booleans(), st.booleans(), st.integers(0, 3)), min_size=k, max_size=k))
+    )
+    inputs = make(
+        b=draw(st.integers(1, 2)),
+        h=draw(st.integers(1, 5)),
+        w=draw(st.integers(1, 6)),
+        d=draw(st.integers(1, 5)),
+        n=draw(st.sampled_from([1, 2, 3])),
+        r=draw(st.integers(1, 3)),
+        k=k,
+        seed=draw(st.integers(0, 1000)),
+    )
+    A = draw(st.sampled_from([0.0, -1e-6, -0.3, -1.0, -30.0, -1e4]))
+    bias = draw(st.sampled_from([-60.0, -12.0, -3.0, 0.0, 3.0, 12.0, 60.0]))
+    inputs = inputs._replace(A=torch.full_like(inputs.A, A), dt_bias=torch.full_like(inputs.dt_bias, bias))
+    return inputs, routes, draw(st.sampled_from(DISCRETIZATIONS))
+
+
+def extremes(examples):
+    return settings(
+        max_examples=examples,
+        deadline=None,
+        derandomize=True,
+        suppress_health_check=[HealthCheck.function_scoped_fixture],
+    )
+
+
+@extremes(60)
+@given(cases())
+def test_extremes_vectorised(case):
+    compare(*case, "torch")
+
+
+@extremes(12)
+@given(cases())
+def test_extremes_in_triton(case):
+    compare(*case, "triton")
+
+
+@pytest.mark.parametrize("discretization", DISCRETIZATIONS)
+def test_the_vectorised_scan_in_float64_is_right_to_float64_s_rounding(discretization):
+    inputs = inputs64(make(b=2, h=5, w=7, n=3))
+    dy = torch.randn_like(inputs.x)
+    exact = with_gradients(reference_scan(SS2D, discretization, torch.float64), inputs, dy)
+    single = with_gradients(
+        reference_scan(SS2D, discretization, torch.float32), Inputs(*(v.float() for v in inputs)), dy
+    )
+    got = with_gradients(lambda i: ss2d(*i, discretization=discretization, impl="torch"), inputs, dy)
+    finer = UNIT[torch.float64] / UNIT[torch.float32]  # the same errors, of smaller roundings
+    for name, value in exact.items():
+        budget = 2 * finer * rms(single[name] - value) + 4 * UNIT[torch.float64] * rms(value)
+        assert rms(got[name] - value) <= budget, name
+
+
+@pytest.mark.parametrize("discretization", DISCRETIZATIONS)
+def test_gradients_of_the_vectorised_scan_are_right(discretization):
+    leaves = [v.requires_grad_() for v in inputs64(make(b=1, h=2, w=3, d=2, n=2))]
+    assert torch.autograd.gradcheck(lambda *v: ss2d(*v, discretization=discretization, impl="torch"), leaves)
+
+
+@pytest.mark.parametrize("impl", IMPLS)
+def test_the_same_bits_on_every_run(impl):
+    inputs = make(b=2, h=4, w=5, n=2)
+    dy = torch.randn_like(inputs.x)
+    runs = [with_gradients(lambda i: ss2d(*i, impl=impl), inputs, dy) for _ in range(2)]
+    assert all(torch.equal(runs[0][name], runs[1][name]) for name in runs[0])
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("side", "d", "r"), [(112, 192, 6), (56, 384, 12), (28, 768, 24), (14, 1536, 48)])
+def test_real_sizes(side, d, r, dtype):
+    """The stages of VMamba-S at 448 x 448; the vectorised scan in float64 stands for the reference, as shown above."""
+    inputs = make(b=2, h=side, w=side, d=d, r=r, dtype=dtype)
+    dy = torch.randn_like(inputs.x)
+    exact = with_gradients(lambda i: ss2d(*i, impl="torch"), inputs64(inputs), dy.double())
+    got = with_gradients(lambda i: ss2d(*i, impl="triton"), inputs, dy)
+    for name, value in exact.items():
+        limit = (1e-6 if name == "y" else 1e-5) if dtype == torch.float32 else 4 * UNIT[torch.bfloat16]
+        assert rms(got[name].double() - value) <= limit * rms(value), name
