@@ -142,7 +142,7 @@ def released(scan_module: str) -> Callable[[dict[str, Tensor]], Prepared]:
         r, n, l = dt_weight.shape[-1], A.shape[-1], h * w
 
         def forward() -> Tensor:
-            with torch.autocast("cuda", x.dtype, enabled=x.dtype != torch.float32):
+            with torch.autocast(x.device.type, x.dtype, enabled=x.dtype != torch.float32):
                 xs = csm.cross_scan_fn(x, in_channel_first=True, out_channel_first=True, scans=0).view(b, -1, l)
                 x_dbl = F.conv1d(xs, x_proj.reshape(-1, d, 1), groups=k)
                 dts, Bs, Cs = x_dbl.view(b, k, c, l).split([r, n, n], dim=2)

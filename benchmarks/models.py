@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from benchmarks.contenders import HOW_TO_GET, OFLEX, RELEASED, VMAMBA_REPO
-from benchmarks.timing import median_ms, peak_bytes
+from benchmarks.timing import first_line, median_ms, peak_bytes
 from zeromamba.backbones import ImageNetClassifier
 from zeromamba.backbones.vmamba import RELEASED as RELEASED_WEIGHTS
 from zeromamba.backbones.vmamba import SIZES, SizeName, build
@@ -105,8 +105,8 @@ def _measured(
             return replace(row, note=f"WRONG by {difference:.0e}, so its time is not reported")
         run = (_step if row.task == "training" else _inference)(model, row, dtype, device)
         return replace(row, ms=median_ms(run, device, repeats), peak_bytes=peak_bytes(run, device))
-    except (ImportError, RuntimeError, ValueError, TypeError) as error:  # the others go on
-        return replace(row, note=f"not run: {str(error).strip().splitlines()[0]}")
+    except Exception as error:  # whatever it is, the others go on
+        return replace(row, note=f"not run: {first_line(error)}")
     finally:
         if device.type == "cuda":
             torch.cuda.empty_cache()

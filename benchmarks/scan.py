@@ -3,12 +3,13 @@
 import platform
 import subprocess
 import sys
+import time
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 import tyro
@@ -24,6 +25,8 @@ from benchmarks.gpu import Row, card, measure, table
 from benchmarks.models import ModelRow, measure_models, model_table
 from zeromamba.files import write_json
 
+R = TypeVar("R", Row, ModelRow)
+STARTED = time.perf_counter()
 COUNTED_SM = (80, 90)  # what kernels are compiled for; a card's own count is that of the newest not above it
 
 
@@ -40,7 +43,9 @@ class Options:
     dtypes: tuple[Literal["bfloat16", "float16", "float32"], ...] = ("bfloat16", "float32")
     """Dtypes of the maps on a GPU; goals are held against bfloat16."""
     repeats: int = 20
-    """Timed runs, of which the median is reported."""
+    """Timed runs at most, of which the median is reported; slow ones are repeated less."""
+    limit_s: float | None = None
+    """Stop measuring after so many seconds; what is measured by then is reported, the rest is not measured."""
     compile: bool = True
     """Compile the kernels ahead of time, and count their instructions; takes a minute or more."""
     cpu_sides: tuple[int, ...] = (28, 56)
@@ -139,11 +144,12 @@ def on_gpu(options: Options) -> dict[str, Any]:
             print(f"not here: {contender.name} ({contender.cut}): {obstacle}")
     dtypes = tuple(getattr(torch, name) for name in options.dtypes)
     rows: list[Row] = []
-    for row in measure(device, measured_card, dtypes, instructions_an_element(compiled), options.repeats):
-        rows.append(row)
+    measured = measure(device, measured_card, dtypes, instructions_an_element(compiled), options.repeats)
+    for row in in_time(measured, options):
         head, line = table([row]).splitlines()
-        print(line if len(rows) > 1 else f"\n{head}\n{line}", flush=True)
-        _write_so_far(options, rows)
+        print(line if rows else f"\n{head}\n{line}", flush=True)
+        rows.append(row)
+        write_so_far(options, "rows", rows)
     if options.plot is not None:
         plot.plot_gpu(rows, f"{measured_card.name}, torch {torch.__version__}", options.plot)
     met = goals(rows, [])
@@ -156,25 +162,32 @@ def on_gpu(options: Options) -> dict[str, Any]:
     }
 
 
-def _write_so_far(options: Options, rows: list[Row]) -> None:
-    """Nothing measured is lost if a time limit ends the process."""
-    if options.json is not None:
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        write_json(options.json, environment() | {"unfinished": True, "rows": [asdict(row) for row in rows]})
-
-
 def networks(options: Options) -> dict[str, Any]:
     """Whole networks, and the goals about them."""
     rows: list[ModelRow] = []
-    for row in measure_models(torch.device("cuda"), options.repeats):
-        rows.append(row)
+    for row in in_time(measure_models(torch.device("cuda"), options.repeats), options):
         print(model_table([row]), flush=True)
-        if options.json is not None:
-            options.json.parent.mkdir(parents=True, exist_ok=True)
-            write_json(options.json, environment() | {"unfinished": True, "models": [asdict(row) for row in rows]})
+        rows.append(row)
+        write_so_far(options, "models", rows)
     met = [line for line in goals([], rows) if "VMamba-S" in line]
     print("\n" + "\n".join(met))
     return {"models": [asdict(row) for row in rows], "goals": met}
+
+
+def in_time(rows: Iterator[R], options: Options) -> Iterator[R]:
+    """The rows until the time limit, which is looked at between them."""
+    for row in rows:
+        yield row
+        if options.limit_s is not None and time.perf_counter() - STARTED > options.limit_s:
+            print(f"--limit-s {options.limit_s:g}: stopped here, what follows is not measured")
+            return
+
+
+def write_so_far(options: Options, name: str, rows: Sequence[R]) -> None:
+    """Nothing measured is lost if the process is ended from outside."""
+    if options.json is not None:
+        options.json.parent.mkdir(parents=True, exist_ok=True)
+        write_json(options.json, environment() | {"unfinished": True, name: [asdict(row) for row in rows]})
 
 
 if __name__ == "__main__":

@@ -8,16 +8,23 @@ from typing import Any
 import torch
 from torch import Tensor
 
+ENOUGH = 1.0  # seconds of repeats
 FLUSH = 1 << 28  # bytes written between repeats, more than any card's L2 cache
 
 
 def median_ms(run: Callable[[], Any], device: torch.device, repeats: int) -> float:
-    """Median time of `repeats` runs in ms, after two that do not count: they compile, and fill the allocator's pool.
+    """Median time of at most `repeats` runs in ms, fewer (but 3) if those would take more than `ENOUGH`.
 
-    On a GPU by CUDA events, with the L2 cache overwritten before each; launches from Python are part of it, as in use.
+    Two runs before do not count, unless only one is asked for: they compile, and fill the allocator's pool. On a GPU
+    by CUDA events, with the L2 cache overwritten before each run; launches from Python are part of it, as in use.
     """
-    for _ in range(2 if repeats > 1 else 0):
+    if repeats > 1:
         run()
+        _synchronize(device)
+        start = time.perf_counter()
+        run()
+        _synchronize(device)
+        repeats = min(repeats, max(3, int(ENOUGH / (time.perf_counter() - start))))
     if device.type == "cpu":
         times = []
         for _ in range(repeats):
@@ -34,6 +41,11 @@ def median_ms(run: Callable[[], Any], device: torch.device, repeats: int) -> flo
         end_event.record()
     torch.cuda.synchronize(device)
     return statistics.median(start_event.elapsed_time(end_event) for start_event, end_event in events)
+
+
+def _synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 def peak_bytes(run: Callable[[], Any], device: torch.device) -> int | None:
@@ -70,3 +82,8 @@ def copy_bandwidth(device: torch.device) -> float:
     source = torch.empty(1 << 31, dtype=torch.int8, device=device)
     target = torch.empty_like(source)
     return 2 * source.numel() / (1e-3 * median_ms(lambda: target.copy_(source), device, repeats=20))
+
+
+def first_line(error: Exception) -> str:
+    """An error as a note in a table."""
+    return f"{type(error).__name__}: {str(error).strip()}".splitlines()[0]
