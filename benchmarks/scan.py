@@ -73,14 +73,9 @@ def main(options: Options) -> None:
 
 def environment() -> dict[str, Any]:
     """What the figures belong to."""
-    root = Path(__file__).resolve().parents[1]
-    describe = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12"]
-    try:
-        commit = subprocess.run(describe, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        commit = "unknown: no git checkout"
     return {
-        "commit": commit,
+        "commit": _git("describe", "--always", "--dirty", "--abbrev=12"),
+        "kernels": _git("rev-parse", "--short=12", "HEAD:zeromamba/kernels"),  # the tree: a rebase leaves it
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else _processor(),
         "threads": torch.get_num_threads(),
@@ -89,6 +84,15 @@ def environment() -> dict[str, Any]:
         "triton": ahead_of_time.triton.__version__,
         "cuda": torch.version.cuda,
     }
+
+
+def _git(*arguments: str) -> str:
+    """What git says of this checkout."""
+    command = ["git", "-C", str(Path(__file__).resolve().parents[1]), *arguments]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown: no git checkout"
 
 
 def _processor() -> str:
