@@ -39,6 +39,7 @@ class Prepared:
 
     forward: Callable[[], Tensor]
     leaves: list[Tensor]  # what has gradients, in the same order for all contenders of a cut
+    parameters: list[Tensor]  # those of the leaves that no image has of its own
     to_own: Callable[[Tensor], Tensor]  # from the layout of our op to its own
     to_ours: Callable[[Tensor], Tensor]
 
@@ -122,7 +123,7 @@ def ours(impl: str) -> Callable[[dict[str, Tensor]], Prepared]:
                 y = ss2d(x, dt_low, dt_weight, dt_bias, A, B, C, D, discretization="euler", impl=impl)
                 return F.layer_norm(y, gamma.shape, gamma, beta).to(x.dtype)
 
-        return Prepared(forward, leaves, _same, _same)
+        return Prepared(forward, leaves, leaves[1:], _same, _same)
 
     return prepare
 
@@ -155,7 +156,13 @@ def released(scan_module: str) -> Callable[[dict[str, Tensor]], Prepared]:
             y = F.layer_norm(y.view(b, d, h, w).permute(0, 2, 3, 1), gamma.shape, gamma, beta)
             return y.permute(0, 3, 1, 2).to(x.dtype)
 
-        return Prepared(forward, leaves, lambda v: v.permute(0, 3, 1, 2).contiguous(), lambda v: v.permute(0, 2, 3, 1))
+        return Prepared(
+            forward,
+            leaves,
+            leaves[1:],
+            lambda v: v.permute(0, 3, 1, 2).contiguous(),
+            lambda v: v.permute(0, 2, 3, 1),
+        )
 
     return prepare
 
@@ -175,7 +182,7 @@ def op_alone(impl: str) -> Callable[[dict[str, Tensor]], Prepared]:
             dt_low, B, C = x_dbl.split([r, n, n], dim=-1)
             return ss2d(x, dt_low, dt_weight, dt_bias, A, B, C, D, discretization="euler", impl=impl)
 
-        return Prepared(forward, leaves, _same, _same)
+        return Prepared(forward, leaves, leaves[2:], _same, _same)
 
     return prepare
 
@@ -191,7 +198,7 @@ def recurrence(run: Callable[..., Tensor]) -> Callable[[dict[str, Tensor]], Prep
         u = x.permute(0, 3, 1, 2).flatten(2).repeat(1, k, 1)
         B, C = (v.permute(0, 3, 4, 1, 2).flatten(3).to(x.dtype).contiguous() for v in (B, C))  # (b, k, n, l)
         leaves = _leaves([u, z, A.reshape(-1, n), B, C, D.reshape(-1), dt_bias.reshape(-1)])
-        return Prepared(lambda: run(*leaves), leaves, _same, _same)
+        return Prepared(lambda: run(*leaves), leaves, [leaves[2], *leaves[5:]], _same, _same)
 
     return prepare
 

@@ -98,7 +98,9 @@ def time_paths(sides: tuple[int, ...], b: int = 2, d: int = 192, n: int = 1, rep
             found = expected if path == "reference loop" else _outputs(run, inputs, dy)
             difference = max(float((f - e).norm() / e.norm()) for f, e in zip(found, expected, strict=True))
             if difference > GATE:
-                rows.append(CpuRow(*size, difference, None, None, "WRONG, so its time is not reported"))
+                rows.append(
+                    CpuRow(*size, difference, None, None, f"WRONG by {difference:.0e}, so its time is not reported")
+                )
                 continue
             times = _time(run, inputs, dy, 1 if run is indexing_loop else repeats)  # one of it can take a minute
             rows.append(CpuRow(*size, difference, *times))

@@ -116,7 +116,7 @@ def _measure_one(
     found = _results(prepared, dy)
     difference = max(float((f - e).norm() / e.norm()) for f, e in zip(found, expected, strict=True))
     if not difference <= GATES[dtype]:  # NaN too
-        return replace(row, difference=difference, note="WRONG, so its time is not reported")
+        return replace(row, difference=difference, note=f"WRONG by {difference:.0e}, so its time is not reported")
     del found
     own_dy = prepared.to_own(dy)
 
@@ -138,7 +138,7 @@ def _measure_one(
         floors_forward=floors(size, dtype, card, False, counted) if with_floors else None,
         floors_forward_backward=floors(size, dtype, card, True, counted) if with_floors else None,
         peak_bytes=peak_bytes(both, device),
-        kept_an_element=kept_bytes(prepared.forward, [v for v in prepared.leaves if v.ndim < 4]) / size.elements,
+        kept_an_element=kept_bytes(prepared.forward, prepared.parameters) / size.elements,
     )
 
 

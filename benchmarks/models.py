@@ -1,6 +1,7 @@
 """Whole networks: VMamba T, S, B, inference and a training step, and a training step of ZeroMamba."""
 
 import importlib
+import importlib.util
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -9,6 +10,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import Tensor, nn
@@ -77,8 +79,12 @@ def _released(size: SizeName) -> nn.Module:
     importlib.import_module(OFLEX)  # without it the released code falls back on a loop, which would not be its speed
     folder = str(Path(os.environ[VMAMBA_REPO]) / "classification/models")
     sys.path.insert(0, folder)
+    stand_ins = {}
+    if importlib.util.find_spec("fvcore") is None:  # counts operations, for which nothing here asks
+        stand_ins = {"fvcore": mock.MagicMock(), "fvcore.nn": mock.MagicMock()}
     try:
-        module = importlib.import_module("vmamba")
+        with mock.patch.dict(sys.modules, stand_ins):
+            module = importlib.import_module("vmamba")
     finally:
         sys.path.remove(folder)
     shape = SIZES[size]
