@@ -121,7 +121,7 @@ def ours(impl: str) -> Callable[[dict[str, Tensor]], Prepared]:
             with torch.autocast(x.device.type, x.dtype, enabled=x.dtype != torch.float32):
                 dt_low, B, C = _project(x, x_proj, dt_weight.shape[-1])
                 y = ss2d(x, dt_low, dt_weight, dt_bias, A, B, C, D, discretization="euler", impl=impl)
-                return F.layer_norm(y, gamma.shape, gamma, beta).to(x.dtype)
+                return F.layer_norm(y.float(), gamma.shape, gamma, beta).to(x.dtype)  # as CUDA's autocast does
 
         return Prepared(forward, leaves, leaves[1:], _same, _same)
 

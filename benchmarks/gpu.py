@@ -159,7 +159,7 @@ def table(rows: list[Row]) -> str:
         s = row.size
         start = f"{row.cut:5}{row.contender:29}{row.dtype:9}{s.stage:6}{s.image:6}{s.b:6}"
         if row.forward_ms is None or row.forward_backward_ms is None:
-            lines.append(f"{start}  {row.note}")
+            lines.append(f"{start}  {row.note.partition('. ')[0]}")
             continue
         cells, issue = "", []
         for ms, floor in (

@@ -1,4 +1,8 @@
-"""Whole networks: VMamba T, S, B, inference and a training step, and a training step of ZeroMamba."""
+"""Whole networks: VMamba T, S, B, inference and a training step, and a training step of ZeroMamba.
+
+Before it is timed, a network's output is compared with that of our torch path with the same weights; the gradients of
+a whole step are not, since those of the scan are (`gpu.py`).
+"""
 
 import importlib
 import importlib.util
