@@ -1,7 +1,8 @@
 """Compile every kernel as it is launched, for cards that are not here, and count what came out.
 
-    python benchmarks/ahead_of_time.py            a table for sm_80 and sm_90
-    python benchmarks/ahead_of_time.py --json     the same for machines
+    python benchmarks/ahead_of_time.py               a table for sm_80 and sm_90
+    python benchmarks/ahead_of_time.py --json        the same for machines
+    python benchmarks/ahead_of_time.py --stages 1    of some stages only; all take minutes
 
 The launches are recorded from the host code itself, run on tensors without data, so that what is counted is what
 ships. Instructions are those of the machine code, one for each time that it is written down; the loops over tokens
@@ -10,10 +11,13 @@ are unrolled and those over chunks are not, so per element and direction means: 
 
 import argparse
 import json
+import multiprocessing
+import os
 import re
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,7 +29,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from zeromamba.kernels import SS2D, triton_ss2d
+from zeromamba.kernels import SS2D, Route, triton_ss2d
 from zeromamba.kernels.inputs import Inputs
 from zeromamba.kernels.triton_math import BLOCK_L
 
@@ -40,6 +44,7 @@ class Compiled:
 
     kernel: str
     variant: str
+    backward: bool  # the pass that it belongs to
     sm: int
     registers: int
     spilled: int  # bytes of stack a thread
@@ -78,18 +83,26 @@ def recorded_launches() -> Iterator[list[Launch]]:
         yield launches
 
 
-def launches(stage: int, dtype: torch.dtype, discretization: str, n: int, backward: bool) -> list[Launch]:
-    """All launches of one SS2D, each kind once."""
+def launches(
+    stage: int,
+    dtype: torch.dtype,
+    discretization: str,
+    n: int,
+    backward: bool,
+    routes: Sequence[Route] = SS2D,
+    dt_given: bool = False,
+) -> list[Launch]:
+    """All launches of one SS2D, each kind once; dt_given: without dt's weight and softplus."""
     side, d, r = STAGES[stage]
-    b, k = 2, len(SS2D)
+    b, k = 2, len(routes)
 
     def empty(*shape: int, of: torch.dtype = dtype) -> torch.Tensor:
         return torch.empty(shape, dtype=of, device="meta")
 
     inputs = Inputs(
         x=empty(b, side, side, d),
-        dt_low=empty(b, side, side, k, r),
-        dt_weight=empty(k, d, r, of=torch.float32),
+        dt_low=empty(b, side, side, k, d if dt_given else r),
+        dt_weight=None if dt_given else empty(k, d, r, of=torch.float32),
         dt_bias=empty(k, d, of=torch.float32),
         A=empty(k, d, n, of=torch.float32),
         B=empty(b, side, side, k, n),
@@ -97,10 +110,10 @@ def launches(stage: int, dtype: torch.dtype, discretization: str, n: int, backwa
         D=empty(k, d, of=torch.float32),
     )
     with recorded_launches() as noted:
-        y, _, kept = triton_ss2d.forward(inputs, SS2D, discretization, True)
+        y, _, kept = triton_ss2d.forward(inputs, routes, discretization, not dt_given)
         if backward:
             noted.clear()
-            triton_ss2d.backward(y, kept, inputs, SS2D, discretization, True)
+            triton_ss2d.backward(y, kept, inputs, routes, discretization, not dt_given)
     return noted
 
 
@@ -122,7 +135,7 @@ def compile_launch(launch: Launch, sm: int) -> Any:
     return triton.compile(source, target=GPUTarget("cuda", sm, 32), options={"num_warps": launch.num_warps})
 
 
-def count(launch: Launch, variant: str, sm: int) -> Compiled:
+def count(launch: Launch, variant: str, backward: bool, sm: int) -> Compiled:
     """Registers, spills, shared memory and instructions of a launch's machine code."""
     cubin = compile_launch(launch, sm).asm["cubin"]
     tool = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
@@ -143,6 +156,7 @@ def count(launch: Launch, variant: str, sm: int) -> Compiled:
     return Compiled(
         launch.kernel,
         variant,
+        backward,
         sm,
         resources["REG"],
         resources["STACK"],
@@ -152,36 +166,71 @@ def count(launch: Launch, variant: str, sm: int) -> Compiled:
     )
 
 
-def variants() -> Iterator[tuple[str, Launch]]:
-    """Every configuration that ships, at the shapes of VMamba."""
-    for stage in STAGES:
-        for dtype in (torch.bfloat16, torch.float32):
+def variants(
+    stages: Iterable[int] = STAGES, dtypes: Iterable[torch.dtype] = (torch.bfloat16, torch.float32)
+) -> Iterator[tuple[str, bool, Launch]]:
+    """Every configuration of VMamba, each kernel once: its name, whether it is of the backward, its launch."""
+    carried = False
+    for stage in stages:
+        for dtype in dtypes:
             for backward in (False, True):
                 for launch in launches(stage, dtype, "euler", 1, backward):
-                    a = launch.arguments
-                    if launch.kernel == "carry_states" and (stage > 1 or backward or dtype == torch.float32):
-                        continue
-                    names = [f"stage {stage}", str(dtype).removeprefix("torch.")]
-                    names += ["column" if a.get("COLUMN") else "row"] + ["adjoint"] * bool(a.get("ADJOINT"))
-                    yield " ".join(names), launch
+                    if launch.kernel != "carry_states" or not carried:
+                        yield _name(stage, dtype, launch), backward, launch
+                    carried = carried or launch.kernel == "carry_states"
+
+
+def other_variants(stage: int = 1, dtype: torch.dtype = torch.bfloat16) -> Iterator[tuple[str, bool, Launch]]:
+    """What other models and eq. (2) run: exact discretisation, N = 16, LocalMamba's windows, dt given (Mamba's op)."""
+    windows, both_ways = (Route(window=7), Route(window=7, reverse=True)), (Route(), Route(reverse=True))
+    for backward in (False, True):
+        others = {
+            "zoh": launches(stage, dtype, "zoh", 1, backward),
+            "N=16": launches(stage, dtype, "euler", 16, backward),
+            "windowed": launches(stage, dtype, "euler", 1, backward, windows),
+            "dt-given": launches(stage, dtype, "euler", 1, backward, both_ways, dt_given=True),
+        }
+        for name, noted in others.items():
+            for launch in noted:
+                if launch.kernel != "carry_states":
+                    yield f"{_name(stage, dtype, launch)} {name}", backward, launch
+
+
+def _name(stage: int, dtype: torch.dtype, launch: Launch) -> str:
+    a = launch.arguments
+    names = [f"stage {stage}", str(dtype).removeprefix("torch."), "column" if a.get("COLUMN") else "row"]
+    return " ".join(names + ["reverse"] * (a.get("STEP") == -1) + ["adjoint"] * bool(a.get("ADJOINT")))
+
+
+def count_all(
+    chosen: Iterable[tuple[str, bool, Launch]], sms: Iterable[int], jobs: int | None = None
+) -> Iterator[Compiled]:
+    """`count` of each launch for each architecture, in their order, in `jobs` processes (as many as cores)."""
+    work = [(launch, name, backward, sm) for name, backward, launch in chosen for sm in sms]
+    spawn = multiprocessing.get_context("spawn")  # a process that has used CUDA must not fork
+    with ProcessPoolExecutor(jobs or os.cpu_count(), spawn) as pool:
+        yield from pool.map(count, *zip(*work, strict=True))
+
+
+def line(row: Compiled) -> str:
+    """One line of the table."""
+    return (
+        f"{row.kernel:16} {row.variant:36} sm_{row.sm} registers {row.registers:3} spilled {row.spilled:4} "
+        f"shared {row.shared:6} instructions {row.instructions:5} an element {row.per_element:6.1f}"
+    )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--sm", type=int, nargs="+", default=[80, 90])
+    parser.add_argument("--stages", type=int, nargs="+", default=list(STAGES), choices=list(STAGES))
     arguments = parser.parse_args()
     rows = []
-    for name, launch in variants():
-        for sm in arguments.sm:
-            rows.append(count(launch, name, sm))
-            if not arguments.json:
-                r = rows[-1]
-                print(
-                    f"{r.kernel:16} {r.variant:28} sm_{r.sm} registers {r.registers:3} spilled {r.spilled:4} "
-                    f"shared {r.shared:6} instructions {r.instructions:5} an element {r.per_element:6.1f}",
-                    flush=True,
-                )
+    for row in count_all([*variants(arguments.stages), *other_variants()], arguments.sm):
+        rows.append(row)
+        if not arguments.json:
+            print(line(row), flush=True)
     if arguments.json:
         print(json.dumps([asdict(row) for row in rows]))
 

@@ -1,0 +1,112 @@
+"""The least time that a scan can take on a card, from counts: bytes, special functions, instructions."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+
+from benchmarks.ahead_of_time import Compiled
+
+WARP = 32
+SPECIAL_A_CLOCK = 16  # special functions of a multiprocessor a clock (sm_80, sm_90)
+ISSUED_A_CLOCK = 4 * WARP  # instructions of a multiprocessor a clock, counted by thread: four warps issue one each
+
+
+@dataclass(frozen=True)
+class Size:
+    """One SS2D: a batch of maps and what each token has."""
+
+    stage: int
+    image: int  # pixels a side
+    b: int
+    side: int  # of the map, in tokens
+    d: int
+    r: int
+    n: int = 1
+    k: int = 4
+
+    @property
+    def elements(self) -> int:
+        return self.b * self.side**2 * self.d
+
+
+@dataclass(frozen=True)
+class Card:
+    """What a card can do, as measured and as it says of itself."""
+
+    name: str
+    bandwidth: float  # bytes a second, a copy's read and written, measured
+    multiprocessors: int
+    clock: float  # Hz, the highest of the multiprocessors
+
+    @property
+    def clocks(self) -> float:
+        """Clocks of all multiprocessors a second."""
+        return self.multiprocessors * self.clock
+
+
+@dataclass(frozen=True)
+class Floors:
+    """The least times in ms; `instructions` is that of the kernels as compiled, None where nothing was compiled."""
+
+    memory: float
+    special: float
+    instructions: float | None
+
+    @property
+    def highest(self) -> float:
+        """The larger of the two that hold for any kernel."""
+        return max(self.memory, self.special)
+
+
+def floors(
+    size: Size, dtype: torch.dtype, card: Card, backward: bool, counted: Mapping[tuple[int, str, bool], float]
+) -> Floors:
+    """Of the scan alone, forward, or forward and backward together; the counts are those of `LEGEND`.
+
+    Args:
+        counted: `instructions_an_element` by stage, dtype and whether of the backward.
+    """
+    low = size.k * (size.r + 2 * size.n) / size.d  # dt_low, B and C, numbers an element of x
+    numbers = (2 + low) + (3 + 2 * low if backward else 0)
+    specials = (1 + size.n) + (2 + size.n if backward else 0)
+    directions = size.elements * size.k
+    name = str(dtype).removeprefix("torch.")
+    parts = [counted.get((size.stage, name, part)) for part in ((False, True) if backward else (False,))]
+    known = [part for part in parts if part is not None]
+    instructions = directions * sum(known) / (ISSUED_A_CLOCK * card.clocks) if len(known) == len(parts) else None
+    return Floors(
+        memory=1e3 * size.elements * numbers * dtype.itemsize / card.bandwidth,
+        special=1e3 * directions * specials / (SPECIAL_A_CLOCK * card.clocks),
+        instructions=None if instructions is None else 1e3 * instructions,
+    )
+
+
+def instructions_an_element(rows: list[Compiled]) -> dict[tuple[int, str, bool], float]:
+    """Instructions an element and direction by (stage, dtype, backward): those of all kernels of a pass together.
+
+    Each kernel's is the mean over its launches, one for each route or pair of routes, since each covers its own.
+    """
+    found: dict[tuple[int, str, bool], dict[str, list[float]]] = {}
+    for row in rows:
+        stage, dtype = row.variant.split()[1:3]
+        if row.kernel != "carry_states":  # of a 16th of a segment's work, and less
+            key = (int(stage), dtype, row.backward)
+            found.setdefault(key, {}).setdefault(row.kernel, []).append(row.per_element)
+    return {key: sum(sum(v) / len(v) for v in kernels.values()) for key, kernels in found.items()}
+
+
+LEGEND = """\
+Floors, of the scan alone (dt_low, B, C given; no x_proj, no LayerNorm), for e = b l d elements and k = 4 routes:
+  memory        e (2 + c) numbers forward: x read, y written, c = k (r + 2n) / d for dt_low, B and C; backward
+                e (3 + 2c) more: x and dy read, dx written, dt_low, B, C read and their gradients written; over the
+                bandwidth of a copy, measured here
+  special       e k (1 + n) forward: one exp2 for softplus (its logarithm is a polynomial), one for Abar of each state;
+                backward e k (2 + n) more: the same recomputed, and one for the slope of softplus; over 16 a clock and
+                multiprocessor
+  instructions  e k times the instructions an element and direction counted in the compiled kernels, all kernels of a
+                pass, a thread's share of a chunk's loop body; over 128 a clock and multiprocessor
+share of the floor: the larger of memory and special over the time measured; 100% is as fast as any kernel could be.
+Times: median of warm repeats by CUDA events, L2 cache overwritten before each, launches from Python included.
+difference: the largest of |result - torch path| / |torch path| over y and every gradient, float32 path, same inputs.
+kept: bytes that autograd keeps for the backward, parameters not counted, over elements b l d."""

@@ -1,0 +1,176 @@
+"""Every contender at every size on a GPU: checked first, then timed."""
+
+import subprocess
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from benchmarks.ahead_of_time import STAGES
+from benchmarks.contenders import CONTENDERS, Contender, Prepared, draw
+from benchmarks.floors import Card, Floors, Size, floors
+from benchmarks.timing import copy_bandwidth, first_line, kept_bytes, median_ms, peak_bytes
+
+# Relative difference of norms to the torch path above which a result counts as wrong. Half precision rounds dt, B, C
+# and the sums of gradients, each by 2^-9 (bfloat16), some of them in every layer of the pipeline.
+GATES = {torch.float32: 1e-3, torch.bfloat16: 5e-2, torch.float16: 2e-2}
+# Image size and batch: the two of the published figures; one image; and as many tokens as the second, at 1024 x 1024.
+SETTINGS = ((448, 16), (224, 128), (448, 1), (1024, 6))
+
+
+@dataclass(frozen=True)
+class Row:
+    """One contender at one size. Figures are None where it did not run, or its result was wrong: `note` says why."""
+
+    contender: str
+    cut: str
+    dtype: str
+    size: Size
+    note: str = ""
+    difference: float | None = None
+    forward_ms: float | None = None
+    forward_backward_ms: float | None = None
+    floors_forward: Floors | None = None  # of cut "scan", ours
+    floors_forward_backward: Floors | None = None
+    peak_bytes: int | None = None
+    kept_an_element: float | None = None  # bytes
+
+
+def sizes() -> list[Size]:
+    """The four stages of VMamba-S at every setting."""
+    found = []
+    for image, b in SETTINGS:
+        for stage, (_, d, r) in STAGES.items():
+            found.append(Size(stage, image, b, image // 2 ** (stage + 1), d, r))
+    return found
+
+
+def card(device: torch.device) -> Card:
+    """The card, its copy bandwidth measured and the highest clock of its multiprocessors by nvidia-smi."""
+    properties = torch.cuda.get_device_properties(device)
+    query = ["nvidia-smi", "--query-gpu=clocks.max.sm", "--format=csv,noheader,nounits", "--id=0"]
+    clock = float(subprocess.run(query, capture_output=True, text=True, check=True).stdout.split()[0])
+    return Card(properties.name, copy_bandwidth(device), properties.multi_processor_count, 1e6 * clock)
+
+
+def measure(
+    device: torch.device,
+    card: Card,
+    dtypes: tuple[torch.dtype, ...],
+    counted: Mapping[tuple[int, str, bool], float],
+    repeats: int,
+) -> Iterator[Row]:
+    """Rows in the order of sizes and `CONTENDERS`; a contender that cannot run is a row with a note."""
+    for dtype in dtypes:
+        for size in sizes():
+            for cut in dict.fromkeys(contender.cut for contender in CONTENDERS):
+                if cut == "1-d" and (size.image, size.b) != SETTINGS[0]:
+                    continue  # no goal is about it, and time on a GPU is short
+                yield from _measure_cut(cut, size, dtype, device, card, counted, repeats)
+
+
+def _measure_cut(
+    cut: str,
+    size: Size,
+    dtype: torch.dtype,
+    device: torch.device,
+    card: Card,
+    counted: Mapping[tuple[int, str, bool], float],
+    repeats: int,
+) -> Iterator[Row]:
+    contenders = [contender for contender in CONTENDERS if contender.cut == cut]
+    name = str(dtype).removeprefix("torch.")
+    expected = dy = None
+    for contender in contenders:
+        row = Row(contender.name, cut, name, size)
+        if (obstacle := contender.obstacle()) is not None:
+            yield replace(row, note=obstacle)
+            continue
+        try:
+            tensors = draw(size, dtype, device)
+            if expected is None:  # the first contender of each cut is the torch path, here in float32
+                exact = contender.prepare({key: v.float() for key, v in tensors.items()})
+                shape = exact.forward().shape
+                dy = torch.randn(shape, generator=torch.Generator(device).manual_seed(1), device=device).to(dtype)
+                expected = _results(exact, dy.float())
+                del exact
+            assert dy is not None
+            yield _measure_one(contender, row, contender.prepare(tensors), dy, expected, dtype, card, counted, repeats)
+        except Exception as error:  # a compiler's, out of memory, a peer's refusal: the others go on
+            yield replace(row, note=f"failed: {first_line(error)}")
+        torch.cuda.empty_cache()
+
+
+def _measure_one(
+    contender: Contender,
+    row: Row,
+    prepared: Prepared,
+    dy: Tensor,
+    expected: list[Tensor],
+    dtype: torch.dtype,
+    card: Card,
+    counted: Mapping[tuple[int, str, bool], float],
+    repeats: int,
+) -> Row:
+    found = _results(prepared, dy)
+    difference = max(float((f - e).norm() / e.norm()) for f, e in zip(found, expected, strict=True))
+    if not difference <= GATES[dtype]:  # NaN too
+        return replace(row, difference=difference, note=f"WRONG by {difference:.0e}, so its time is not reported")
+    del found
+    own_dy = prepared.to_own(dy)
+
+    def forward() -> Tensor:
+        with torch.no_grad():
+            return prepared.forward()
+
+    def both() -> tuple[Tensor, ...]:
+        y = prepared.forward()
+        return torch.autograd.grad(y, prepared.leaves, own_dy.to(y.dtype))
+
+    device, size = dy.device, row.size
+    with_floors = contender.cut == "scan"
+    return replace(
+        row,
+        difference=difference,
+        forward_ms=median_ms(forward, device, repeats),
+        forward_backward_ms=median_ms(both, device, repeats),
+        floors_forward=floors(size, dtype, card, False, counted) if with_floors else None,
+        floors_forward_backward=floors(size, dtype, card, True, counted) if with_floors else None,
+        peak_bytes=peak_bytes(both, device),
+        kept_an_element=kept_bytes(prepared.forward, prepared.parameters) / size.elements,
+    )
+
+
+def _results(prepared: Prepared, dy: Tensor) -> list[Tensor]:
+    """y and every gradient, float32, maps in our layout."""
+    y = prepared.forward()
+    dx, *rest = torch.autograd.grad(y, prepared.leaves, prepared.to_own(dy).to(y.dtype))
+    return [prepared.to_ours(y.detach()).float(), prepared.to_ours(dx).float(), *(g.float() for g in rest)]
+
+
+def table(rows: list[Row]) -> str:
+    """Rows as lines for a terminal."""
+    lines = [
+        f"{'cut':5}{'contender':29}{'dtype':9}{'stage':>6}{'image':>6}{'batch':>6}{'fwd ms':>9}{'floor':>7}"
+        f"{'f+b ms':>9}{'floor':>7}{'instr. fwd, f+b ms':>20}{'peak MB':>9}{'kept B':>7}{'differ':>8}"
+    ]
+    for row in rows:
+        s = row.size
+        start = f"{row.cut:5}{row.contender:29}{row.dtype:9}{s.stage:6}{s.image:6}{s.b:6}"
+        if row.forward_ms is None or row.forward_backward_ms is None:
+            lines.append(f"{start}  {row.note.partition('. ')[0]}")
+            continue
+        cells, issue = "", []
+        for ms, floor in (
+            (row.forward_ms, row.floors_forward),
+            (row.forward_backward_ms, row.floors_forward_backward),
+        ):
+            cells += f"{ms:9.3f}" + (f"{floor.highest / ms:7.0%}" if floor else f"{'':7}")
+            if floor is not None and floor.instructions is not None:
+                issue.append(f"{floor.instructions:.3f}")
+        lines.append(
+            f"{start}{cells}{', '.join(issue) if row.contender == 'triton' else '':>20}"
+            f"{(row.peak_bytes or 0) / 1e6:9.0f}{row.kept_an_element or 0:7.1f}{row.difference or 0:8.0e}"
+        )
+    return "\n".join(lines)

@@ -1,0 +1,199 @@
+"""How fast the scan is, beside every peer that can be imported: `python benchmarks/scan.py --help`."""
+
+import platform
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import torch
+import tyro
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a file: the folder above, not this one
+
+from benchmarks import ahead_of_time, plot
+from benchmarks.contenders import CONTENDERS
+from benchmarks.cpu_paths import CpuRow, cpu_table, time_paths
+from benchmarks.floors import LEGEND, instructions_an_element
+from benchmarks.goals import goals
+from benchmarks.gpu import Row, card, measure, table
+from benchmarks.models import ModelRow, measure_models, model_table
+from zeromamba.files import write_json
+
+R = TypeVar("R", Row, ModelRow)
+STARTED = time.perf_counter()
+COUNTED_SM = (80, 90)  # what kernels are compiled for; a card's own count is that of the newest not above it
+
+
+@dataclass(frozen=True)
+class Options:
+    """Time the scan on the GPU that is here, or else what a CPU has to show, every result checked before."""
+
+    model: bool = False
+    """Whole networks instead: VMamba T, S, B and a ZeroMamba training step. Needs a GPU."""
+    json: Path | None = None
+    """Write all figures here."""
+    plot: Path | None = None
+    """Draw them here (.png, .pdf, .svg); needs the extra `figures`."""
+    dtypes: tuple[Literal["bfloat16", "float16", "float32"], ...] = ("bfloat16", "float32")
+    """Dtypes of the maps on a GPU; goals are held against bfloat16."""
+    repeats: int = 20
+    """Timed runs at most, of which the median is reported; slow ones are repeated less."""
+    limit_s: float | None = None
+    """Stop measuring after so many seconds; what is measured by then is reported, the rest is not measured."""
+    compile: bool = True
+    """Compile the kernels ahead of time, and count their instructions; takes a minute or more."""
+    cpu_sides: tuple[int, ...] = (28, 56)
+    """Without a GPU: sides of the map in tokens."""
+    cpu_channels: int = 192
+    """Without a GPU: channels d."""
+
+
+def main(options: Options) -> None:
+    """Measure, print, and write what was asked for."""
+    if options.model and not torch.cuda.is_available():
+        raise SystemExit("--model: PyTorch finds no CUDA device here, and whole networks are timed on one only")
+    result = environment()
+    print("  ".join(f"{key}: {value}" for key, value in result.items()))
+    if not torch.cuda.is_available():
+        result |= without_gpu(options)
+    elif options.model:
+        result |= networks(options)
+    else:
+        result |= on_gpu(options)
+    if options.json is not None:
+        options.json.parent.mkdir(parents=True, exist_ok=True)
+        write_json(options.json, result)
+
+
+def environment() -> dict[str, Any]:
+    """What the figures belong to."""
+    return {
+        "commit": _git("describe", "--always", "--dirty", "--abbrev=12"),
+        "kernels": _git("rev-parse", "--short=12", "HEAD:zeromamba/kernels"),  # the tree: a rebase leaves it
+        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else _processor(),
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "triton": ahead_of_time.triton.__version__,
+        "cuda": torch.version.cuda,
+    }
+
+
+def _git(*arguments: str) -> str:
+    """What git says of this checkout."""
+    command = ["git", "-C", str(Path(__file__).resolve().parents[1]), *arguments]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown: no git checkout"
+
+
+def _processor() -> str:
+    """The CPU's name."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def without_gpu(options: Options) -> dict[str, Any]:
+    """The compile-time table of stage 1, and the CPU paths."""
+    print("No CUDA device here: no GPU figure is measured. What a compiler and a CPU can show:\n")
+    compiled = compile_time(options, stages=(1,), sms=(max(COUNTED_SM),))
+    print(f"\nCPU paths: float32, b = 2, d = {options.cpu_channels}, n = 1, four routes, Bbar = dt B:\n")
+    rows: list[CpuRow] = time_paths(options.cpu_sides, d=options.cpu_channels, repeats=options.repeats)
+    print(cpu_table(rows))
+    if options.plot is not None:
+        plot.plot_cpu(rows, f"{_processor()}, {torch.get_num_threads()} threads", options.plot)
+    met = goals([], [])
+    print("\n" + "\n".join(met))
+    return {"compiled": [asdict(row) for row in compiled], "cpu": [asdict(row) for row in rows], "goals": met}
+
+
+def compile_time(options: Options, stages: Iterable[int], sms: Iterable[int]) -> list[ahead_of_time.Compiled]:
+    """Count what the kernels compile to, and print it as it comes."""
+    if not options.compile:
+        return []
+    print("Compiled ahead of time (computed, not measured; `benchmarks/ahead_of_time.py` has all stages and variants):")
+    dtypes = [torch.bfloat16, torch.float32]
+    rows = []
+    for row in ahead_of_time.count_all(ahead_of_time.variants(stages, dtypes), sms):
+        rows.append(row)
+        print(ahead_of_time.line(row), flush=True)
+    return rows
+
+
+def on_gpu(options: Options) -> dict[str, Any]:
+    """All contenders at all sizes, floors, goals."""
+    device = torch.device("cuda")
+    capability = 10 * torch.cuda.get_device_capability()[0] + torch.cuda.get_device_capability()[1]
+    sm = max((sm for sm in COUNTED_SM if sm <= capability), default=min(COUNTED_SM))
+    compiled = compile_time(options, ahead_of_time.STAGES, [sm])
+    measured_card = card(device)
+    print(
+        f"\n{measured_card.name}: copy {measured_card.bandwidth / 1e12:.2f} TB/s measured, "
+        f"{measured_card.multiprocessors} multiprocessors at {measured_card.clock / 1e9:.2f} GHz at most\n\n{LEGEND}\n"
+    )
+    for contender in CONTENDERS:
+        if (obstacle := contender.obstacle()) is not None:
+            print(f"not here: {contender.name} ({contender.cut}): {obstacle}")
+    dtypes = tuple(getattr(torch, name) for name in options.dtypes)
+    rows: list[Row] = []
+    measured = measure(device, measured_card, dtypes, instructions_an_element(compiled), options.repeats)
+    for row in in_time(measured, options):
+        head, line = table([row]).splitlines()
+        print(line if rows else f"\n{head}\n{line}", flush=True)
+        rows.append(row)
+        write_so_far(options, "rows", rows)
+    if options.plot is not None:
+        plot.plot_gpu(rows, f"{measured_card.name}, torch {torch.__version__}", options.plot)
+    met = goals(rows, [])
+    print("\n" + "\n".join(met))
+    return {
+        "card": asdict(measured_card),
+        "compiled": [asdict(row) for row in compiled],
+        "rows": [asdict(row) for row in rows],
+        "goals": met,
+    }
+
+
+def networks(options: Options) -> dict[str, Any]:
+    """Whole networks, and the goals about them."""
+    rows: list[ModelRow] = []
+    for row in in_time(measure_models(torch.device("cuda"), options.repeats), options):
+        print(model_table([row]), flush=True)
+        rows.append(row)
+        write_so_far(options, "models", rows)
+    met = [line for line in goals([], rows) if "VMamba-S" in line]
+    print("\n" + "\n".join(met))
+    return {"models": [asdict(row) for row in rows], "goals": met}
+
+
+def in_time(rows: Iterator[R], options: Options) -> Iterator[R]:
+    """The rows until the time limit, which is looked at between them."""
+    for row in rows:
+        yield row
+        if options.limit_s is not None and time.perf_counter() - STARTED > options.limit_s:
+            print(f"--limit-s {options.limit_s:g}: stopped here, what follows is not measured")
+            return
+
+
+def write_so_far(options: Options, name: str, rows: Sequence[R]) -> None:
+    """Nothing measured is lost if the process is ended from outside."""
+    if options.json is not None:
+        options.json.parent.mkdir(parents=True, exist_ok=True)
+        write_json(options.json, environment() | {"unfinished": True, name: [asdict(row) for row in rows]})
+
+
+if __name__ == "__main__":
+    warnings.filterwarnings("ignore", message="TRITON_DEFAULT_FP_FUSION")  # of Triton 3.9, on every compilation
+    main(tyro.cli(Options, description=Options.__doc__))

@@ -1,0 +1,128 @@
+"""The scan's benchmark without a GPU, and the timings that guard the CPU paths (`pytest --benchmark-only`)."""
+
+import json
+import sys
+from dataclasses import replace
+
+import pytest
+import torch
+
+from benchmarks import cpu_paths, gpu
+from benchmarks.contenders import CONTENDERS
+from benchmarks.floors import Card, Size, floors
+from benchmarks.goals import at_least, at_most, goals
+from benchmarks.gpu import Row
+from benchmarks.scan import Options, main
+from benchmarks.timing import kept_bytes
+
+STAGE_1 = Size(stage=1, image=448, b=16, side=112, d=192, r=6)
+H200 = Card("H200", bandwidth=4.3e12, multiprocessors=132, clock=1.98e9)
+
+
+@pytest.fixture
+def without_gpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+
+
+def test_without_a_gpu_the_cpu_paths_are_timed_and_written(without_gpu, tmp_path, capsys):
+    main(Options(json=tmp_path / "new/cpu.json", compile=False, cpu_sides=(3, 4), cpu_channels=8, repeats=2))
+    printed = capsys.readouterr().out
+    assert "No CUDA device here: no GPU figure is measured" in printed
+    assert printed.count("not measured") >= 10  # every goal
+    result = json.loads((tmp_path / "new/cpu.json").read_text())
+    assert {"commit", "date", "device", "threads", "python", "torch", "triton", "cpu", "goals"} <= result.keys()
+    assert [(row["path"], row["side"]) for row in result["cpu"]] == [(p, s) for s in (3, 4) for p in cpu_paths.PATHS]
+    assert all(row["forward_ms"] > 0 and row["backward_ms"] > 0 and row["difference"] < 1e-5 for row in result["cpu"])
+
+
+def test_whole_networks_without_a_gpu_are_refused(without_gpu):
+    with pytest.raises(SystemExit, match="no CUDA device"):
+        main(Options(model=True))
+
+
+def test_the_plot_of_cpu_paths(without_gpu, tmp_path):
+    pytest.importorskip("matplotlib")
+    main(Options(plot=tmp_path / "cpu.png", compile=False, cpu_sides=(3,), cpu_channels=8, repeats=1))
+    assert (tmp_path / "cpu.png").stat().st_size > 1000
+
+
+def test_the_time_of_a_wrong_result_is_not_reported(monkeypatch):
+    monkeypatch.setitem(cpu_paths.PATHS, "wrong", lambda inputs: 1.01 * cpu_paths.PATHS["vectorised"](inputs))
+    *right, wrong = cpu_paths.time_paths((3,), d=8, repeats=1)
+    assert wrong.forward_ms is None
+    assert wrong.note.startswith("WRONG")
+    assert all(row.forward_ms for row in right)
+    assert "WRONG" in cpu_paths.cpu_table([*right, wrong])
+
+
+def test_contenders_agree_where_they_can_run_and_are_named_where_not(monkeypatch):
+    monkeypatch.delenv("ZEROMAMBA_VMAMBA_REPO", raising=False)
+    for name in ("selective_scan_cuda", "selective_scan_cuda_oflex"):
+        monkeypatch.setitem(sys.modules, name, None)
+    monkeypatch.setattr(gpu, "sizes", lambda: [Size(1, 448, 16, 4, 16, 2)])
+    rows = list(gpu.measure(torch.device("cpu"), H200, (torch.bfloat16,), {}, repeats=1))
+    assert [(row.contender, row.cut) for row in rows] == [(c.name, c.cut) for c in CONTENDERS]
+    for row in rows:
+        if row.contender == "torch":
+            assert row.forward_ms > 0
+            assert 0 < row.difference < 0.05
+        elif row.contender != "triton":
+            assert "cannot be imported" in row.note
+    assert any("github.com/MzeroMiko/VMamba" in row.note for row in rows)
+    assert len(gpu.table(rows).splitlines()) == len(rows) + 1
+
+
+def test_a_wrong_contender_on_the_way_to_a_gpu_is_refused(monkeypatch):
+    honest = next(c for c in CONTENDERS if (c.name, c.cut) == ("torch", "scan"))
+
+    def prepare(tensors):
+        prepared = honest.prepare(tensors)
+        return replace(prepared, forward=lambda: 1.2 * prepared.forward())
+
+    monkeypatch.setattr(gpu, "CONTENDERS", (honest, replace(honest, name="wrong", prepare=prepare)))
+    monkeypatch.setattr(gpu, "sizes", lambda: [Size(1, 448, 1, 3, 8, 1)])
+    right, wrong = gpu.measure(torch.device("cpu"), H200, (torch.float32,), {}, repeats=1)
+    assert right.forward_ms > 0
+    assert wrong.forward_ms is None
+    assert "WRONG" in wrong.note
+
+
+def test_floors_by_hand():
+    """38.5e6 elements; c = 4 (6 + 2) / 192 = 1/6; two special functions forward and three more backward, 4 routes."""
+    forward, both = (floors(STAGE_1, torch.bfloat16, H200, b, {(1, "bfloat16", False): 70.0}) for b in (False, True))
+    elements = 16 * 112 * 112 * 192
+    assert forward.memory == pytest.approx(1e3 * elements * (2 + 1 / 6) * 2 / 4.3e12)
+    assert both.memory == pytest.approx(1e3 * elements * (5 + 1 / 2) * 2 / 4.3e12)
+    assert forward.special == pytest.approx(1e3 * elements * 4 * 2 / (16 * 132 * 1.98e9))
+    assert both.special == pytest.approx(1e3 * elements * 4 * 5 / (16 * 132 * 1.98e9))
+    assert forward.instructions == pytest.approx(1e3 * elements * 4 * 70 / (128 * 132 * 1.98e9))
+    assert both.instructions is None  # the backward was not counted
+
+
+def test_goals_say_met_not_met_or_not_measured():
+    assert at_least("a", 6, [6.5, 7.0]).endswith("measured: 6.50 (worst of 2 of 2 cases)  met")
+    assert at_least("a", 6, [5.9, 7.0]).endswith("  not met")
+    assert at_most("a", 4, [3.0, None]).endswith("(worst of 1 of 2 cases)  met where measured")
+    assert at_most("a", 4, [None]).endswith("measured: -  not measured")
+    rows = [
+        Row(name, "ss2d", "bfloat16", replace(STAGE_1, stage=s, image=i, b=b), forward_ms=ms, forward_backward_ms=3.0)
+        for name, ms in (("triton", 1.0), ("VMamba released", 7.0))
+        for i, b in ((448, 16), (224, 128))
+        for s in range(1, 5)
+    ]
+    lines = goals(rows, [])
+    assert lines[0].endswith("measured: 7.00 (worst of 8 of 8 cases)  met")
+    assert lines[1].endswith("measured: 1.00 (worst of 8 of 8 cases)  not met")
+
+
+def test_bytes_kept_count_a_storage_once_and_no_parameter():
+    x, weight = (torch.ones(4, 4, requires_grad=True) for _ in range(2))
+    assert kept_bytes(lambda: (x * weight) @ weight.T, [weight]) == 2 * 16 * 4  # x, and the product
+
+
+@pytest.mark.parametrize("path", ["vectorised", "reference loop"])
+@pytest.mark.parametrize("side", [28, 56])
+def test_cpu_forward_and_backward(benchmark, path, side):
+    inputs = cpu_paths.draw(b=2, side=side, d=192, n=1, r=6)
+    run = cpu_paths.PATHS[path]
+    benchmark.pedantic(lambda: run(inputs).sum().backward(), rounds=5, warmup_rounds=1)
