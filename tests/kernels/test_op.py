@@ -84,8 +84,8 @@ def test_triton_on_a_cpu_without_the_interpreter_says_what_to_do():
     program = (
         "import torch; from zeromamba.kernels import ss2d\n"
         "one = lambda *s: torch.ones(s)\n"
-        "ss2d(one(1,1,1,1), one(1,1,1,4,1), one(4,1,1), one(4,1), -one(4,1,1), one(1,1,1,4,1), one(1,1,1,4,1), one(4,1),"
-        " impl='triton')"
+        "B = one(1, 1, 1, 4, 1)\n"
+        "ss2d(one(1, 1, 1, 1), B, one(4, 1, 1), one(4, 1), -one(4, 1, 1), B, B, one(4, 1), impl='triton')"
     )
     environment = {"PYTHONPATH": ":".join(sys.path), "PATH": "/usr/bin"}
     process = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment)
