@@ -137,16 +137,16 @@ def compile_launch(launch: Launch, sm: int) -> Any:
 
 def count(launch: Launch, variant: str, backward: bool, sm: int) -> Compiled:
     """Registers, spills, shared memory and instructions of a launch's machine code."""
-    cubin = compile_launch(launch, sm).asm["cubin"]
+    compiled = compile_launch(launch, sm)
     tool = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(cubin)
+        file.write(compiled.asm["cubin"])
         file.flush()
         usage, sass = (
             subprocess.run([tool, option, file.name], capture_output=True, text=True, check=True).stdout
             for option in ("--dump-resource-usage", "-sass")
         )
-    resources = {name: int(value) for name, value in re.findall(r"(REG|STACK|SHARED):(\d+)", usage)}
+    resources = {name: int(value) for name, value in re.findall(r"(REG|STACK):(\d+)", usage)}
     operations = re.findall(r"/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z]\w*)", sass)
     instructions = sum(operation != "NOP" for operation in operations)
     routes = launch.arguments.get("ROUTES", 1)
@@ -160,7 +160,7 @@ def count(launch: Launch, variant: str, backward: bool, sm: int) -> Compiled:
         sm,
         resources["REG"],
         resources["STACK"],
-        resources["SHARED"],
+        compiled.metadata.shared,
         instructions,
         round(instructions / elements, 1),
     )

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scans import DEVICE, ROUTE_SETS, UNIT, expect, inputs64, make, reference_scan, rms, with_gradients
 
-from zeromamba.kernels import SS2D, Route, ss2d
+from zeromamba.kernels import SS2D, Route, ss2d, triton_ss2d
 from zeromamba.kernels.inputs import Inputs
 
 IMPLS = ("torch", "triton")
@@ -174,6 +174,17 @@ def test_the_same_bits_on_every_run(impl):
     dy = torch.randn_like(inputs.x)
     runs = [with_gradients(lambda i: ss2d(*i, impl=impl), inputs, dy) for _ in range(2)]
     assert all(torch.equal(runs[0][name], runs[1][name]) for name in runs[0])
+
+
+@pytest.mark.parametrize("routes", ["ss2d", "windows"])
+def test_offsets_of_64_bits_give_the_same_bits(routes, monkeypatch):
+    """What serves maps of more than 2^31 elements, on one that is small enough to test."""
+    inputs, dy = make(b=1, h=3, w=4), torch.ones(1, 3, 4, 4, device=DEVICE)
+    function = lambda i: ss2d(*i, routes=ROUTE_SETS[routes], impl="triton")  # noqa: E731
+    narrow = with_gradients(function, inputs, dy)
+    monkeypatch.setattr(triton_ss2d._Scan, "wide", True)
+    wide = with_gradients(function, inputs, dy)
+    assert all(torch.equal(narrow[name], wide[name]) for name in narrow)
 
 
 @pytest.mark.gpu

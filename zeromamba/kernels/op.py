@@ -161,7 +161,7 @@ def _forward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """y, the last states, and what the implementation keeps for its backward."""
     inputs = Inputs(x, dt_low, dt_weight, dt_bias, A, B, C, D)
-    with torch.autocast(x.device.type, enabled=False):
+    with torch.autocast(x.device.type, enabled=False), torch.cuda.device_of(x):
         return implementation(impl).forward(inputs, decode(routes), discretization, softplus)
 
 
@@ -194,7 +194,7 @@ def _backward(
 ) -> list[Tensor]:
     """The gradients of the tensors that there are, in their order."""
     inputs = Inputs(x, dt_low, dt_weight, dt_bias, A, B, C, D)
-    with torch.autocast(x.device.type, enabled=False):
+    with torch.autocast(x.device.type, enabled=False), torch.cuda.device_of(x):
         gradients = implementation(impl).backward(dy, kept, inputs, decode(routes), discretization, softplus)
     return [gradient for gradient in gradients if gradient is not None]
 

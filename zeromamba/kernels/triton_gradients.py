@@ -16,15 +16,32 @@ from zeromamba.kernels.triton_math import (
 from zeromamba.kernels.triton_states import entering_state
 
 
-@triton.jit(do_not_specialize=["batch", "l", "h", "w", "window", "chunks", "segments", "segment_chunks", "k"])
+@triton.jit(
+    do_not_specialize=[
+        "dy_stride_b",
+        "x_stride_b",
+        "z_stride_b",
+        "b_stride_b",
+        "c_stride_b",
+        "batch",
+        "l",
+        "h",
+        "w",
+        "window",
+        "chunks",
+        "segments",
+        "segment_chunks",
+        "k",
+    ]
+)
 def chunk_gradients(
     dy_ptr, x_ptr, z_ptr, w_ptr, bias_ptr, a_ptr, b_ptr, c_ptr, d_ptr, sum_ptr,
     chunk_h_ptr, chunk_g_ptr, chunk_s_ptr, segment_g_ptr,
     dx_ptr, dz_ptr, dbias_ptr, da_ptr, db_ptr, dc_ptr, dd_ptr,
     dy_stride_b, dy_stride_l: tl.constexpr, dy_stride_d, x_stride_b, x_stride_l: tl.constexpr, x_stride_d,
-    z_stride_b, z_stride_l: tl.constexpr, z_stride_k: tl.constexpr, z_stride_c,
-    b_stride_b, b_stride_l: tl.constexpr, b_stride_k: tl.constexpr, b_stride_n,
-    c_stride_b, c_stride_l: tl.constexpr, c_stride_k: tl.constexpr, c_stride_n,
+    z_stride_b, z_stride_l: tl.constexpr, z_stride_k, z_stride_c,
+    b_stride_b, b_stride_l: tl.constexpr, b_stride_k, b_stride_n,
+    c_stride_b, c_stride_l: tl.constexpr, c_stride_k, c_stride_n,
     batch, l, h, w, window, d: tl.constexpr, rank: tl.constexpr, w_stride_k: tl.constexpr,
     n_states: tl.constexpr, n_routes: tl.constexpr, chunks, segments, segment_chunks, k,
     STEP: tl.constexpr, COLUMN: tl.constexpr, WINDOWED: tl.constexpr, ACCUMULATE: tl.constexpr, LAST: tl.constexpr,

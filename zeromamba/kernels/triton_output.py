@@ -7,14 +7,30 @@ from zeromamba.kernels.triton_math import channels_if, chunk_tokens, decay, gain
 from zeromamba.kernels.triton_states import entering_state
 
 
-@triton.jit(do_not_specialize=["l", "h", "w", "window", "chunks", "segments", "segment_chunks", "k_first", "k_second"])
+@triton.jit(
+    do_not_specialize=[
+        "x_stride_b",
+        "z_stride_b",
+        "b_stride_b",
+        "c_stride_b",
+        "l",
+        "h",
+        "w",
+        "window",
+        "chunks",
+        "segments",
+        "segment_chunks",
+        "k_first",
+        "k_second",
+    ]
+)
 def chunk_outputs(
     x_ptr, z_ptr, w_ptr, bias_ptr, a_ptr, b_ptr, c_ptr, d_ptr, y_ptr, out_ptr,
     chunk_h_ptr, chunk_s_ptr, segment_h_ptr,
     x_stride_b, x_stride_l: tl.constexpr, x_stride_d,
-    z_stride_b, z_stride_l: tl.constexpr, z_stride_k: tl.constexpr, z_stride_c,
-    b_stride_b, b_stride_l: tl.constexpr, b_stride_k: tl.constexpr, b_stride_n,
-    c_stride_b, c_stride_l: tl.constexpr, c_stride_k: tl.constexpr, c_stride_n,
+    z_stride_b, z_stride_l: tl.constexpr, z_stride_k, z_stride_c,
+    b_stride_b, b_stride_l: tl.constexpr, b_stride_k, b_stride_n,
+    c_stride_b, c_stride_l: tl.constexpr, c_stride_k, c_stride_n,
     l, h, w, window, d: tl.constexpr, rank: tl.constexpr, w_stride_k: tl.constexpr,
     n_states: tl.constexpr, n_routes: tl.constexpr, chunks, segments, segment_chunks, k_first, k_second,
     COLUMN: tl.constexpr, WINDOWED: tl.constexpr, FIRST_REVERSED: tl.constexpr, ROUTES: tl.constexpr,

@@ -24,18 +24,8 @@ from zeromamba.kernels.triton_gradients import chunk_gradients
 from zeromamba.kernels.triton_math import BLOCK_L, WIDTH
 from zeromamba.kernels.triton_output import chunk_outputs
 from zeromamba.kernels.triton_states import carry_states, chunk_states
+from zeromamba.kernels.tuning import Config, config_for
 
-
-@dataclass(frozen=True)
-class Config:
-    """How the work is cut: the same for every image size, so that no size compiles anew."""
-
-    block_d: int = 64  # channels of a program, two to a thread
-    block_d_precise: int = 32  # of `chunk_gradients` in float32, which would not fit a thread's registers otherwise
-    programs: int = 8192  # segments are made shorter, down to one chunk, until there are as many programs
-
-
-CONFIG = Config()
 NUM_WARPS = 1  # a warp is a program: nothing but the tile of dt ever moves between threads
 
 
@@ -153,7 +143,7 @@ def kept_shape(b: int, h: int, w: int, d: int, k: int, n: int) -> tuple[int, ...
 
 
 def forward(
-    inputs: Inputs, routes: Sequence[Route], discretization: str, softplus: bool, config: Config = CONFIG
+    inputs: Inputs, routes: Sequence[Route], discretization: str, softplus: bool, config: Config | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """y (b, h, w, d) of x's dtype, the last state of each route (b, k, d, n), and what `backward` wants kept."""
     y, last, kept = scan(prepare(inputs, routes, discretization, softplus, config))
@@ -167,7 +157,7 @@ def backward(
     routes: Sequence[Route],
     discretization: str,
     softplus: bool,
-    config: Config = CONFIG,
+    config: Config | None = None,
 ) -> tuple[Tensor | None, ...]:
     """The gradient of each input, of its shape and dtype.
 
@@ -190,7 +180,7 @@ def backward(
 
 
 def prepare(
-    inputs: Inputs, routes: Sequence[Route], discretization: str, softplus: bool, config: Config = CONFIG
+    inputs: Inputs, routes: Sequence[Route], discretization: str, softplus: bool, config: Config | None = None
 ) -> _Scan:
     """Maps flattened over tokens (a view wherever one row continues the one before) and float32 parameters."""
     x, dt_low, dt_weight, dt_bias, A, B, C, D = inputs
@@ -208,7 +198,7 @@ def prepare(
         routes=tuple(routes),
         zoh=discretization == "zoh",
         softplus=softplus,
-        config=config,
+        config=config or config_for(x.device),
     )
 
 

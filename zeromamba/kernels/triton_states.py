@@ -15,13 +15,27 @@ import triton.language as tl
 from zeromamba.kernels.triton_math import channels_if, chunk_tokens, decay, gain, load_dts, reciprocal
 
 
-@triton.jit(do_not_specialize=["l", "h", "w", "window", "chunks", "segments", "segment_chunks", "k"])
+@triton.jit(
+    do_not_specialize=[
+        "u_stride_b",
+        "z_stride_b",
+        "v_stride_b",
+        "l",
+        "h",
+        "w",
+        "window",
+        "chunks",
+        "segments",
+        "segment_chunks",
+        "k",
+    ]
+)
 def chunk_states(
     u_ptr, z_ptr, w_ptr, bias_ptr, a_ptr, v_ptr,
     chunk_h_ptr, chunk_s_ptr, segment_h_ptr, segment_s_ptr,
     u_stride_b, u_stride_l: tl.constexpr, u_stride_d,
-    z_stride_b, z_stride_l: tl.constexpr, z_stride_k: tl.constexpr, z_stride_c,
-    v_stride_b, v_stride_l: tl.constexpr, v_stride_k: tl.constexpr, v_stride_n,
+    z_stride_b, z_stride_l: tl.constexpr, z_stride_k, z_stride_c,
+    v_stride_b, v_stride_l: tl.constexpr, v_stride_k, v_stride_n,
     l, h, w, window, d: tl.constexpr, rank: tl.constexpr, w_stride_k: tl.constexpr,
     n_states: tl.constexpr, n_routes: tl.constexpr, chunks, segments, segment_chunks, k,
     STEP: tl.constexpr, COLUMN: tl.constexpr, WINDOWED: tl.constexpr, ADJOINT: tl.constexpr, ZOH: tl.constexpr,

@@ -1,0 +1,41 @@
+"""Tuning is opt-in, and its result is kept on disk by card."""
+
+import pytest
+import torch
+
+from zeromamba.kernels import tuning
+from zeromamba.kernels.tuning import Config, config_for, tune
+
+
+@pytest.fixture(autouse=True)
+def _apart(tmp_path, monkeypatch):
+    monkeypatch.setenv("ZEROMAMBA_CACHE", str(tmp_path / "cache"))
+
+
+def test_the_fastest_choice_is_kept_for_its_card_beside_those_of_others(monkeypatch):
+    seconds = {Config(programs=1): 3.0, Config(programs=2): 1.0, Config(programs=3): 2.0}
+    assert tune("card A", seconds.__getitem__, seconds) == Config(programs=2)
+    assert tune("card B", seconds.__getitem__, [Config(programs=3)]) == Config(programs=3)
+    for card, config in (("card A", Config(programs=2)), ("card B", Config(programs=3)), ("card C", Config())):
+        monkeypatch.setattr(torch.cuda, "get_device_name", lambda _, card=card: card)
+        assert config_for(torch.device("cuda")) == config
+    assert config_for(torch.device("cpu")) == Config()
+
+
+def test_a_choice_that_does_not_run_is_passed_over():
+    def seconds(choice):
+        if choice.programs == 1:
+            raise RuntimeError("out of memory")
+        return 1.0
+
+    assert tune("card", seconds, [Config(programs=1), Config(programs=2)]) == Config(programs=2)
+    with pytest.raises(RuntimeError, match="none of the choices runs on card"):
+        tune("card", seconds, [Config(programs=1)])
+
+
+def test_a_damaged_file_is_named(monkeypatch):
+    tuning.file().parent.mkdir(parents=True)
+    tuning.file().write_text('{"card": {"nosuch": 1}}')
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "card")
+    with pytest.raises(ValueError, match=r"scan\.json: no tuned choices of zeromamba"):
+        config_for(torch.device("cuda"))

@@ -1,0 +1,129 @@
+"""Which cut of the work serves a card. Nothing is ever tuned unasked.
+
+    python -m zeromamba.kernels.tuning      time the choices on this machine's card, keep the fastest for it
+
+The fastest is kept in scan.json in $ZEROMAMBA_CACHE (~/.cache/zeromamba), by the card's name; cards that are not in
+there take the choice that ships. Another choice may change the last bits of a result: chunks are summed in other
+groups.
+"""
+
+import functools
+import json
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from itertools import product
+from pathlib import Path
+
+import torch
+
+
+@dataclass(frozen=True)
+class Config:
+    """How the work is cut: the same for every image size, so that no size compiles anew."""
+
+    block_d: int = 64  # channels of a program, two to a thread
+    block_d_precise: int = 32  # of `chunk_gradients` in float32, which would not fit a thread's registers otherwise
+    programs: int = 8192  # segments are made shorter, down to one chunk, until there are as many programs
+
+
+#: From registers and instructions counted by benchmarks/ahead_of_time.py, for sm_80 and sm_90 alike.
+SHIPPED = Config()
+CHOICES = tuple(Config(d, p, n) for d, p, n in product((32, 64), (32, 64), (2048, 8192, 32768)))
+
+
+def file() -> Path:
+    """Where tuned choices are kept."""
+    return Path(os.environ.get("ZEROMAMBA_CACHE", Path.home() / ".cache/zeromamba")) / "scan.json"
+
+
+def config_for(device: torch.device) -> Config:
+    """The choice for a device: the tuned one of its card, or the one that ships."""
+    if device.type != "cuda":
+        return SHIPPED
+    return _kept(file()).get(torch.cuda.get_device_name(device), SHIPPED)
+
+
+@functools.cache
+def _kept(path: Path) -> dict[str, Config]:
+    if not path.exists():
+        return {}
+    try:
+        return {card: Config(**values) for card, values in json.loads(path.read_text()).items()}
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path}: no tuned choices of zeromamba ({error}): remove the file, or tune again") from error
+
+
+def tune(card: str, seconds: Callable[[Config], float], choices: Iterable[Config] = CHOICES) -> Config:
+    """Keep, for a card, the choice that takes the fewest seconds.
+
+    Raises:
+        RuntimeError: no choice runs.
+    """
+    best, shortest = None, float("inf")
+    for choice in choices:
+        try:
+            taken = seconds(choice)
+        except RuntimeError as error:  # out of memory, or of the card's resources
+            print(f"{choice}: does not run ({error})")
+            continue
+        print(f"{1e3 * taken:8.2f} ms  {choice}", flush=True)
+        if taken < shortest:
+            best, shortest = choice, taken
+    if best is None:
+        raise RuntimeError(f"none of the choices runs on {card}")
+    kept = {**_kept(file()), card: best}
+    file().parent.mkdir(parents=True, exist_ok=True)
+    temporary = file().with_suffix(f".{os.getpid()}.tmp")
+    temporary.write_text(json.dumps({name: asdict(config) for name, config in kept.items()}, indent=1) + "\n")
+    temporary.replace(file())
+    _kept.cache_clear()
+    return best
+
+
+def seconds_of_vmamba(choice: Config) -> float:
+    """Forward and backward of the scans of VMamba-S's four stages at 448 x 448, batch 16, bfloat16."""
+    from triton.testing import do_bench
+
+    from . import triton_ss2d
+    from .inputs import Inputs
+    from .routes import SS2D
+
+    total = 0.0
+    for side, d, r in ((112, 192, 6), (56, 384, 12), (28, 768, 24), (14, 1536, 48)):
+
+        def maps(*shape: int, side: int = side) -> torch.Tensor:
+            return torch.randn(16, side, side, *shape, device="cuda", dtype=torch.bfloat16)
+
+        def parameter(*shape: int) -> torch.Tensor:
+            return torch.randn(4, *shape, device="cuda")
+
+        inputs = Inputs(
+            maps(d),
+            maps(4, r),
+            parameter(d, r),
+            parameter(d) - 4,
+            -parameter(d, 1).exp(),
+            maps(4, 1),
+            maps(4, 1),
+            parameter(d),
+        )
+        dy = maps(d)
+
+        def run(inputs: Inputs = inputs, dy: torch.Tensor = dy) -> None:
+            _, _, kept = triton_ss2d.forward(inputs, SS2D, "euler", True, choice)
+            triton_ss2d.backward(dy, kept, inputs, SS2D, "euler", True, choice)
+
+        total += do_bench(run, return_mode="median") / 1e3
+    return total
+
+
+def main() -> None:
+    if not torch.cuda.is_available():
+        raise SystemExit("no CUDA device here: there is nothing to tune")
+    card = torch.cuda.get_device_name()
+    print(f"{card}: {tune(card, seconds_of_vmamba)}, kept in {file()}")
+
+
+if __name__ == "__main__":
+    main()
