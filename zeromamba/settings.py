@@ -188,12 +188,15 @@ class Settings:
 
 
 # A network that a laptop trains from scratch. The demo uses it under both presets: there is no published setting.
+# Without a scale on the scores of (12), L_CE asks for a long psi where L_SC asks for one as short as z. The scale and the
+# batch size were chosen on the demo's validation classes (AUSUC in percent, seed 10, 20 epochs). Batches of 32: 33.3 with
+# scale 1, 39.1 with 5, 45.5 with 10. Batches of 16, twice the steps: 65.4 with scale 10, 46.9 with 20.
 _SMALL: dict[str, Any] = {
     "backbone": "nano",
     "weights": None,
     "image_size": 64,
     "epochs": 20,
-    "batch_size": 32,
+    "logit_scale": 10.0,
     "optimizer": "adamw",
     "lr": 2e-3,
     "lr_mlp": 2e-3,
@@ -201,14 +204,13 @@ _SMALL: dict[str, Any] = {
     "schedule": "cosine",
     "drop_path": 0.0,
 }
-_DEMO: dict[str, Any] = {**_SMALL, "lambda_sc": 1.0}
 
 _PAPER: dict[str, dict[str, Any]] = {
     "cub": {"lambda_sc": 1.0},
     "sun": {"lambda_sc": 0.2},
     "awa2": {"lambda_sc": 0.0},
     "imagenet": {},  # the paper states no setting of its own for Table 3
-    "demo": _DEMO,
+    "demo": _SMALL,
 }
 
 
