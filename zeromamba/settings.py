@@ -188,9 +188,9 @@ class Settings:
 
 
 # A network that a laptop trains from scratch. The demo uses it under both presets: there is no published setting.
-# Without a scale on the scores of (12), L_CE asks for a long psi where L_SC asks for one as short as z. The scale and the
-# batch size were chosen on the demo's validation classes (AUSUC in percent, seed 10, 20 epochs). Batches of 32: 33.3 with
-# scale 1, 39.1 with 5, 45.5 with 10. Batches of 16, twice the steps: 65.4 with scale 10, 46.9 with 20.
+# Without a scale on the scores of (12), L_CE asks for a long psi where L_SC asks for one as short as z. The scale and
+# the batch size were chosen on the demo's validation classes (AUSUC in percent, seed 10, 20 epochs). Batches of 32:
+# 33.3 with scale 1, 39.1 with 5, 45.5 with 10. Batches of 16, twice the steps: 65.4 with scale 10, 46.9 with 20.
 _SMALL: dict[str, Any] = {
     "backbone": "nano",
     "weights": None,
