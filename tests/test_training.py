@@ -99,16 +99,6 @@ def test_only_the_paper_s_protocol_keeps_the_order_of_the_file(data, model, prot
     assert (visited == in_file) == (protocol == "paper")
 
 
-@pytest.mark.parametrize("limit", [None, 0.01])
-def test_a_step_s_gradient_is_scaled_down_to_the_given_norm(data, limit, monkeypatch, tmp_path):
-    model = build_model(DEMO, data.V)
-    split = replace(final_split(data), train=data.trainval[:8])
-    fit = Fit(model, data, split, replace(DEMO, clip_grad=limit), 0, tmp_path, torch.device("cpu"))
-    next(fit.epochs(1))
-    norm = torch.stack([p.grad.norm() for p in model.parameters()]).norm()
-    assert norm > 0.1 if limit is None else norm == pytest.approx(limit, rel=1e-3)
-
-
 def test_only_the_paper_s_protocol_divides_by_any_norm(data):
     assert build_model(DEMO, data.V).sef.eps > 0
     assert build_model(replace(DEMO, protocol="paper"), data.V).sef.eps == 0

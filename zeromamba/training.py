@@ -220,8 +220,6 @@ class Fit:
                 losses = objective(psi, self.model.logits(psi, Z), labels, Z, settings.lambda_sc)
                 self.optimizer.zero_grad(set_to_none=True)
                 losses.total.backward()
-                if settings.clip_grad is not None:
-                    nn.utils.clip_grad_norm_(self.model.parameters(), settings.clip_grad)
                 self.optimizer.step()
                 self.scheduler.step()
                 sums += torch.stack(losses).detach() * len(index)
