@@ -5,11 +5,12 @@ from dataclasses import replace
 import pytest
 import torch
 
+from zeromamba import training
 from zeromamba.build import build_model
 from zeromamba.data import load_demo, validation_split
 from zeromamba.protocol import final_split, search_split
 from zeromamba.settings import PAPER_GAMMA, Settings, preset
-from zeromamba.training import Split, flip_half, loader, make_optimizer, schedule
+from zeromamba.training import Fit, Split, flip_half, loader, make_optimizer, schedule
 
 DEMO = replace(preset("demo", "paper"), workers=0)
 
@@ -77,8 +78,30 @@ def test_images_are_visited_once_an_epoch_in_an_order_of_its_own(data):
     assert len(data.labels[first[:16]].unique()) > 1, "no batch of a single class, where the files are sorted by class"
 
 
-def test_the_paper_s_protocol_keeps_the_order_of_the_file(data):
-    assert torch.equal(order(loader(data, data.trainval[:100], DEMO)), data.trainval[:100])
+class OrderSeenError(Exception):
+    """Ends an epoch before it starts."""
+
+
+@pytest.mark.parametrize("protocol", ["validation", "paper"])
+def test_only_the_paper_s_protocol_keeps_the_order_of_the_file(data, model, protocol, monkeypatch, tmp_path):
+    visited = []
+
+    def record(images, indices, size):
+        visited.extend(indices.tolist())
+        raise OrderSeenError
+
+    monkeypatch.setattr(training, "ImageDataset", record)
+    fit = Fit(model, data, final_split(data), replace(DEMO, protocol=protocol), 0, tmp_path, torch.device("cpu"))
+    with pytest.raises(OrderSeenError):
+        next(fit.epochs(1))
+    in_file = data.trainval.tolist()
+    assert sorted(visited) == sorted(in_file)
+    assert (visited == in_file) == (protocol == "paper")
+
+
+def test_only_the_paper_s_protocol_divides_by_any_norm(data):
+    assert build_model(DEMO, data.V).sef.eps > 0
+    assert build_model(replace(DEMO, protocol="paper"), data.V).sef.eps == 0
 
 
 def test_the_search_never_meets_a_test_image_nor_trains_on_a_validation_class(data):

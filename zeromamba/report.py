@@ -15,6 +15,7 @@ from .experiments.paper import main_result
 from .settings import PAPER_GAMMA, Settings
 
 METRICS = ("czsl", "U", "S", "H", "ausuc")
+WIDTH = 80  # columns of a plain terminal
 
 PAPER_CLASSES = {"cub": 200, "sun": 717, "awa2": 50, "imagenet": 1000}
 PAPER_CHOICE = "gamma fixed by hand, epoch: best on test images in the released code"
@@ -54,11 +55,11 @@ def result_table(settings: Settings, data: ZSLData, results: list[dict[str, Any]
     notes = [f"[1] {REGISTRY[settings.backbone].title}{parts}, {settings.image_size} px, {seeds}; {ours}"]
     title = f"{data.name}: {len(data.seen)} seen + {len(data.unseen)} unseen classes, mean per-class top-1, percent"
     table = Table(title=title, caption_justify="left", min_width=72)
-    table.add_column("")
-    for name in ("CZSL", "U", "S", "H", "AUSUC", "gamma"):
-        table.add_column(name, justify="right", no_wrap=True)
-    gamma = ", ".join(f"{r['gamma']:.3g}" for r in results)
-    table.add_row("this run \\[1]", *(mean_and_deviation([r[m] for r in results]) for m in METRICS), gamma)
+    for name in ("", "CZSL", "U", "S", "H", "AUSUC", "gamma"):
+        table.add_column(name, justify="right" if name else "left", no_wrap=True)
+    # deviations, and each seed's gamma, go on lines of their own: a terminal of 80 columns holds the table
+    measured = (mean_and_deviation([r[m] for r in results]).replace(" ±", "\n±") for m in METRICS)
+    table.add_row("this run \\[1]", *measured, "\n".join(f"{r['gamma']:.3g}" for r in results))
     table.add_row("chance", f"{100 / len(data.unseen):.1f}")
     if printed := main_result(data.name):
         values = (getattr(printed, m) for m in PRINTED_METRICS)
@@ -73,5 +74,5 @@ def show(table: Table) -> str:
     """Print a table, and return it as plain text."""
     Console().print(table)
     plain = io.StringIO()
-    Console(file=plain, width=100).print(table)
+    Console(file=plain, width=WIDTH).print(table)
     return plain.getvalue()

@@ -1,0 +1,21 @@
+"""The table that a run ends with."""
+
+from dataclasses import replace
+
+from zeromamba.data import load_demo
+from zeromamba.report import METRICS, result_table, show
+from zeromamba.settings import preset
+
+
+def test_several_seeds_fit_a_terminal_of_80_columns():
+    results = [
+        dict.fromkeys(METRICS, share) | {"gamma": gamma, "chosen_by": "drawn by hand"}
+        for share, gamma in ((0.11, 0.1234), (0.55, -0.0567), (0.77, 0.891))
+    ]
+    data = replace(load_demo(), name="cub")  # the widest: with the paper's row
+    shown = show(result_table(preset("cub", "small"), data, results))
+    assert max(map(len, shown.splitlines())) <= 80
+    assert "…" not in shown
+    assert shown.count("47.7") == shown.count("± 33.6") == len(METRICS)
+    for text in ("this run [1]", "chance", "paper [2]", "0.123", "-0.0567", "0.891", "drawn by hand", "3 seeds"):
+        assert text in shown, text
