@@ -2,7 +2,8 @@
 
 A budget is derived, not tuned. Against the reference in float64 on the very same inputs, a result may be off by
 
-    twice what the reference itself is off when it computes in float32, and four roundings of float32,
+    twice what the reference itself is off when it computes in float32, and four roundings of float32 (of the absolute
+        terms, for gradients that are sums over tokens or channels),
     twice what a relative change of dt by its documented error makes of the result: 1 + |z| times 2^-23 where all
         maps are float32 (z, and its exponent to the base 2, are rounded), times 2^-16 for half precision (the
         polynomial of softplus, and the two terms of dt's weight),
@@ -112,14 +113,19 @@ def expect(inputs, routes, discretization, dy):
             + 2 * rms(changed[name] - value)
             + unit * rms(value)
         )
-    if half and inputs.dt_weight is not None:
-        i = inputs64(inputs)
-        z = torch.einsum("bhwkr,kdr->bhwkd", i.dt_low, i.dt_weight)
-        given = i._replace(dt_low=z, dt_weight=None)
-        dz = with_gradients(reference_scan(routes, discretization, torch.float64), given, dy)["dt_low"].abs()
-        two = 2 * UNIT[inputs.x.dtype]
-        budgets["dt_low"] += two * rms(torch.einsum("bhwkd,kdr->bhwkr", dz, i.dt_weight.abs()))
-        budgets["dt_weight"] += two * rms(torch.einsum("bhwkd,bhwkr->kdr", dz, i.dt_low.abs()))
+    # What sums cancel: the same sums of absolute terms, which are products of the gradient of dt's argument z.
+    i = inputs64(inputs)
+    z = i.dt_low if i.dt_weight is None else torch.einsum("bhwkr,kdr->bhwkd", i.dt_low, i.dt_weight)
+    given = i._replace(dt_low=z, dt_weight=None)
+    dz = with_gradients(reference_scan(routes, discretization, torch.float64), given, dy)["dt_low"].abs()
+    absolute = {"D": torch.einsum("bhwd,bhwd->d", dy.abs(), i.x.abs()), "dt_bias": dz.sum((0, 1, 2))}
+    if i.dt_weight is not None:
+        absolute["dt_low"] = torch.einsum("bhwkd,kdr->bhwkr", dz, i.dt_weight.abs())
+        absolute["dt_weight"] = torch.einsum("bhwkd,bhwkr->kdr", dz, i.dt_low.abs())
+    for name, terms in absolute.items():
+        budgets[name] += 4 * UNIT[torch.float32] * rms(terms)
+        if half and name in ("dt_low", "dt_weight"):
+            budgets[name] += 2 * UNIT[inputs.x.dtype] * rms(terms)
     return Expected(exact, budgets)
 
 

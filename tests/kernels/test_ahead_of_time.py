@@ -18,9 +18,9 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 # bytes of registers spilled. A thread has 255 registers; beside those of the recurrence, `chunk_gradients` holds the
 # addresses of a column or a window, and runs out.
 BUDGETS = {
-    "chunk_states": ((40, 0), (115, 0)),
-    "chunk_outputs": ((38, 0), (70, 48)),
-    "chunk_gradients": ((100, 0), (210, 512)),
+    "chunk_states": ((40, 0), (115, 32)),
+    "chunk_outputs": ((38, 0), (70, 160)),
+    "chunk_gradients": ((100, 0), (210, 640)),
     "carry_states": ((140, 0), (140, 0)),
 }
 PLAIN = re.compile(r"stage \d bfloat16 row( reverse)?( adjoint)?")  # the variants of the first kind
