@@ -8,7 +8,7 @@ import released
 import torch
 from torch import nn
 
-from zeromamba import weights
+from zeromamba import files
 from zeromamba.ablations import Baseline
 from zeromamba.backbones import ImageNetClassifier, build_backbone
 from zeromamba.backbones.vmamba import RELEASED, VMamba
@@ -220,7 +220,7 @@ def test_a_write_that_fails_leaves_the_old_file_alone(tmp_path, monkeypatch):
     def full(descriptor):
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(weights.os, "fsync", full)
+    monkeypatch.setattr(files.os, "fsync", full)
     with pytest.raises(OSError, match="No space left"):
         save_safetensors({"x": torch.zeros(2)}, path)
     assert torch.equal(load_safetensors(path)[0]["x"], torch.ones(2))

@@ -3,7 +3,6 @@
 Strictly: a key that no rule knows, a missing one, or a tensor of another shape is an error naming it.
 """
 
-import os
 import pickle
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -15,6 +14,8 @@ import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor, nn
+
+from .files import atomic_write
 
 State = dict[str, Tensor]
 
@@ -104,18 +105,9 @@ def load_strict(
 
 def save_safetensors(state: Mapping[str, Tensor], path: str | Path, metadata: Mapping[str, str] | None = None) -> None:
     """Write weights and text metadata so that `path` is always either the old file or the whole new one."""
-    path = Path(path)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
     data = safetensors.torch.save(tensors, metadata=dict(metadata or {}))
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    atomic_write(Path(path), lambda temporary: temporary.write_bytes(data))
 
 
 def load_safetensors(path: str | Path) -> tuple[State, dict[str, str]]:

@@ -84,6 +84,7 @@ class _Scan:
     routes: tuple[Route, ...]
     zoh: bool
     softplus: bool
+    precise: bool  # whether any map is float32
     config: Config
 
     @property
@@ -110,10 +111,6 @@ class _Scan:
     def weight_stride(self) -> int:
         """From one route to the next."""
         return 0 if self.weight is None else self.weight.stride(0)
-
-    @property
-    def precise(self) -> bool:
-        return torch.float32 in (self.x.dtype, self.z.dtype)
 
     @property
     def wide(self) -> bool:
@@ -198,6 +195,7 @@ def prepare(
         routes=tuple(routes),
         zoh=discretization == "zoh",
         softplus=softplus,
+        precise=precise,
         config=config or config_for(x.device),
     )
 
@@ -260,17 +258,7 @@ def enter_chunks(s: _Scan, *, u: Tensor, v: Tensor, adjoint: bool) -> tuple[Tens
             ADJOINT=adjoint, **s.options(s.config.block_d),
         )  # fmt: skip
     carry_states[(blocks_d * n * k * b,)](
-        segment_h,
-        segment_s,
-        s.A,
-        last,
-        d,
-        n,
-        k,
-        s.segments,
-        FULL=d % s.config.block_d == 0,
-        BLOCK_D=s.config.block_d,
-        num_warps=NUM_WARPS,
+        segment_h, segment_s, s.A, last, d, n, k, s.segments, BLOCK_D=s.config.block_d, num_warps=NUM_WARPS
     )
     return chunk_h, chunk_s, segment_h, last
 

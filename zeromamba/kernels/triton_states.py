@@ -115,7 +115,7 @@ def chunk_states(
 @triton.jit(do_not_specialize=["segments"])
 def carry_states(
     segment_h_ptr, segment_s_ptr, a_ptr, last_ptr, d, n_states, n_routes, segments,
-    FULL: tl.constexpr, BLOCK_D: tl.constexpr
+    BLOCK_D: tl.constexpr
 ):  # fmt: skip
     """In place, from the state with which a segment is left to that with which it is entered; in order of time.
 
