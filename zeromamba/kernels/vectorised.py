@@ -118,7 +118,7 @@ def forward(
             along = torch.zeros_like(steps.u)
             for n, a in enumerate(A[k].unbind(-1)):
                 Abar, h_n = steps.decay(a), steps.inputs(a, B_k[..., n])
-                entering = carry(leaving_states(Abar, h_n), steps.chunk_decay(a), range(order.c))
+                entering = carry(leaving_states(Abar, h_n), steps.chunk_decay(a))
                 kept[k, n, part] = entering
                 fill_states(Abar, h_n, entering)
                 last[part, k, :, n] = h_n[:, -1, -1]  # the filling leaves the state as it is
@@ -214,38 +214,39 @@ def state_gradients(
 def leaving_states(Abar: Tensor, inputs: Tensor) -> Tensor:
     """The state (b, c, d) in which each chunk is left if it is entered with zero."""
     state = torch.zeros_like(inputs[:, 0])
-    for t in range(inputs.shape[1]):
-        torch.addcmul(inputs[:, t], Abar[:, t], state, out=state)
+    for Abar_t, inputs_t in zip(Abar.unbind(1), inputs.unbind(1), strict=True):
+        torch.addcmul(inputs_t, Abar_t, state, out=state)
     return state
 
 
-def carry(leaving: Tensor, chunk_decay: Tensor, chunks: Sequence[int]) -> Tensor:
+def carry(leaving: Tensor, chunk_decay: Tensor, reverse: bool = False) -> Tensor:
     """The state (b, c, d) in which each chunk is entered, for those in which it is left if entered with zero."""
     entering = torch.empty_like(leaving)
+    chunks = list(zip(entering.unbind(1), leaving.unbind(1), chunk_decay.unbind(1), strict=True))
     state = torch.zeros_like(leaving[:, 0])
-    for c in chunks:
-        entering[:, c] = state
-        torch.addcmul(leaving[:, c], chunk_decay[:, c], state, out=state)
+    for entering_c, leaving_c, decay_c in reversed(chunks) if reverse else chunks:
+        entering_c.copy_(state)
+        torch.addcmul(leaving_c, decay_c, state, out=state)
     return entering
 
 
 def fill_states(Abar: Tensor, inputs: Tensor, entering: Tensor) -> Tensor:
     """h_t = Abar_t h_{t-1} + inputs_t, written over the inputs (b, t, c, d)."""
     state = entering
-    for t in range(inputs.shape[1]):
-        state = torch.addcmul(inputs[:, t], Abar[:, t], state, out=inputs[:, t])
+    for Abar_t, inputs_t in zip(Abar.unbind(1), inputs.unbind(1), strict=True):
+        state = torch.addcmul(inputs_t, Abar_t, state, out=inputs_t)
     return inputs
 
 
 def adjoint_states(Abar: Tensor, inputs: Tensor, chunk_decay: Tensor) -> Tensor:
     """g_t = inputs_t + Abar_{t+1} g_{t+1}, written over the inputs (b, t, c, d)."""
-    last = inputs.shape[1] - 1
-    leaving = torch.zeros_like(inputs[:, 0])
-    for t in reversed(range(last + 1)):
-        leaving.add_(inputs[:, t]).mul_(Abar[:, t])
-    inputs[:, last] += carry(leaving, chunk_decay, range(leaving.shape[1] - 1, -1, -1))
-    for t in reversed(range(last)):
-        torch.addcmul(inputs[:, t], Abar[:, t + 1], inputs[:, t + 1], out=inputs[:, t])
+    Abars, gs = Abar.unbind(1), inputs.unbind(1)
+    leaving = torch.zeros_like(gs[0])
+    for Abar_t, inputs_t in zip(reversed(Abars), reversed(gs), strict=True):
+        leaving.add_(inputs_t).mul_(Abar_t)
+    g = gs[-1].add_(carry(leaving, chunk_decay, reverse=True))
+    for Abar_t, inputs_t in zip(reversed(Abars[1:]), reversed(gs[:-1]), strict=True):
+        g = torch.addcmul(inputs_t, Abar_t, g, out=inputs_t)
     return inputs
 
 
