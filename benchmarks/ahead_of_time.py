@@ -34,7 +34,7 @@ from zeromamba.kernels.inputs import Inputs
 from zeromamba.kernels.triton_math import BLOCK_L
 
 KERNELS = ("chunk_states", "carry_states", "chunk_outputs", "chunk_gradients")
-TYPES = {torch.float32: "*fp32", torch.bfloat16: "*bf16", torch.float16: "*fp16"}
+TYPES = {torch.float32: "*fp32", torch.bfloat16: "*bf16", torch.float16: "*fp16", torch.int32: "*i32"}
 STAGES = {1: (56, 192, 6), 2: (28, 384, 12), 3: (14, 768, 24), 4: (7, 1536, 48)}  # map side, d, r: VMamba-S at 224
 
 
@@ -198,7 +198,7 @@ def other_variants(stage: int = 1, dtype: torch.dtype = torch.bfloat16) -> Itera
 
 def _name(stage: int, dtype: torch.dtype, launch: Launch) -> str:
     a = launch.arguments
-    names = [f"stage {stage}", str(dtype).removeprefix("torch."), "column" if a.get("COLUMN") else "row"]
+    names = [f"stage {stage}", str(dtype).removeprefix("torch."), "column" if a.get("order_ptr") is not None else "row"]
     return " ".join(names + ["reverse"] * (a.get("STEP") == -1) + ["adjoint"] * bool(a.get("ADJOINT")))
 
 

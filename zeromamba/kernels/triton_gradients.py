@@ -4,16 +4,21 @@ import triton
 import triton.language as tl
 
 from zeromamba.kernels.triton_math import (
+    channel_sums,
     channels_if,
     chunk_tokens,
     decay,
     gain,
     gain_slope_a,
     load_dts,
+    load_rows,
+    load_scalars,
     reciprocal,
     softplus_slope,
 )
 from zeromamba.kernels.triton_states import entering_state
+
+PART = 4  # tokens of a chunk whose gradients are worked on at once: what a thread has registers for
 
 
 @triton.jit(
@@ -25,9 +30,6 @@ from zeromamba.kernels.triton_states import entering_state
         "c_stride_b",
         "batch",
         "l",
-        "h",
-        "w",
-        "window",
         "chunks",
         "segments",
         "segment_chunks",
@@ -35,18 +37,19 @@ from zeromamba.kernels.triton_states import entering_state
     ]
 )
 def chunk_gradients(
-    dy_ptr, x_ptr, z_ptr, w_ptr, bias_ptr, a_ptr, b_ptr, c_ptr, d_ptr, sum_ptr,
-    chunk_h_ptr, chunk_g_ptr, chunk_s_ptr, segment_g_ptr,
-    dx_ptr, dz_ptr, dbias_ptr, da_ptr, db_ptr, dc_ptr, dd_ptr,
+    dy_ptr, x_ptr, order_ptr, z_ptr, w_ptr, bias_ptr, a_ptr, b_ptr, c_ptr, d_ptr, sum_ptr,
+    chunk_h_ptr, chunk_g_ptr, chunk_s_ptr, segment_g_ptr, part_h_ptr,
+    dx_ptr, dz_ptr, dbias_ptr, da_ptr, dbc_ptr, dd_ptr,
     dy_stride_b, dy_stride_l: tl.constexpr, dy_stride_d, x_stride_b, x_stride_l: tl.constexpr, x_stride_d,
     z_stride_b, z_stride_l: tl.constexpr, z_stride_k, z_stride_c,
     b_stride_b, b_stride_l: tl.constexpr, b_stride_k, b_stride_n,
     c_stride_b, c_stride_l: tl.constexpr, c_stride_k, c_stride_n,
-    batch, l, h, w, window, d: tl.constexpr, rank: tl.constexpr, w_stride_k: tl.constexpr,
+    batch, l, d: tl.constexpr, rank: tl.constexpr, w_stride_k: tl.constexpr,
     n_states: tl.constexpr, n_routes: tl.constexpr, chunks, segments, segment_chunks, k,
-    STEP: tl.constexpr, COLUMN: tl.constexpr, WINDOWED: tl.constexpr, ACCUMULATE: tl.constexpr, LAST: tl.constexpr,
+    STEP: tl.constexpr, ACCUMULATE: tl.constexpr, LAST: tl.constexpr,
     ZOH: tl.constexpr, RANK: tl.constexpr, SOFTPLUS: tl.constexpr, PRECISE: tl.constexpr,
     WIDE: tl.constexpr, FULL: tl.constexpr, BLOCK_L: tl.constexpr, BLOCK_D: tl.constexpr,
+    PART: tl.constexpr,
 ):  # fmt: skip
     """Gradients over the chunks of a segment of route k; one program per (channels, segment, image).
 
@@ -58,14 +61,15 @@ def chunk_gradients(
     dA = sum_t g_t (dt_t exp(dt_t A) h_{t-1} + B_t x_t dw_t/dA)                   dw/ddt = exp(dt A) (ZOH), 1 (Euler)
     dbias = sum_t dz_t                             dD = sum_t dy_t x_t
 
-    Partial sums leave: over channels db and dc, (blocks of d, b, l, k, n); over tokens da (b, segments, k, n, d),
-    dbias (b, segments, k, d), and dd (b, segments, d), which is the same for all routes and left to the first. dx goes
-    to sum (b, l, d) float32, to what earlier routes left there if ACCUMULATE, and from the LAST route to dx.
+    Partial sums leave: over channels those of dB and dC in dbc, (2, blocks of d, b, l, k, n); over tokens da (b,
+    segments, k, n, d), dbias (b, segments, k, d), and dd (b, segments, d), which is the same for all routes and left to
+    the first. dx goes to sum (b, l, d) float32, to what earlier routes left there if ACCUMULATE, and from the LAST
+    route to dx.
 
-    A chunk is done in two halves, the later one first, because a thread has registers for the states of half of one.
-    Between them g waits in chunk_g, where it stood for the chunk as a whole.
+    A chunk is done in parts of PART tokens, the latest first. A walk along the route leaves the state that enters each
+    in part_h (b, segments, parts, n, d); between parts g waits in chunk_g, where it stood for the chunk as a whole.
     """
-    HALF: tl.constexpr = BLOCK_L // 2
+    PARTS: tl.constexpr = BLOCK_L // PART
     pid = tl.program_id(0)
     blocks_d = tl.cdiv(d, BLOCK_D)
     block_d = pid % blocks_d
@@ -75,7 +79,7 @@ def chunk_gradients(
     segment = pid % segments
     b = (pid // segments).to(tl.int64)
     k = k.to(tl.int64)
-    part = (b * segments + segment) * n_routes + k
+    at_segment = (b * segments + segment) * n_routes + k
     dy_ptr += b * dy_stride_b
     x_ptr += b * x_stride_b
     z_ptr += b * z_stride_b + k * z_stride_k
@@ -85,111 +89,89 @@ def chunk_gradients(
     sum_ptr += b * l * d
     dx_ptr += b * l * d
     dz_ptr += (b * l * n_routes + k) * d
-    da_ptr += part * n_states * d
-    db_ptr += ((block_d.to(tl.int64) * batch + b) * l * n_routes + k) * n_states
-    dc_ptr += ((block_d.to(tl.int64) * batch + b) * l * n_routes + k) * n_states
+    da_ptr += at_segment * n_states * d
+    part_h_ptr += (b * segments + segment) * PARTS * n_states * d
+    dbc_ptr += ((block_d.to(tl.int64) * batch + b) * l * n_routes + k) * n_states
+    size = (batch * blocks_d).to(tl.int64) * l * n_routes * n_states  # of db
     bias = tl.load(bias_ptr + k * d + offs_d, mask=mask_d, other=0.0)
     skip = tl.load(d_ptr + k * d + offs_d, mask=mask_d, other=0.0)
     dbias = tl.zeros((BLOCK_D,), tl.float32)
     dskip = tl.zeros((BLOCK_D,), tl.float32)
 
     first = segment * segment_chunks
-    for c in range(tl.minimum(segment_chunks, chunks - first)):
+    for c in tl.range(tl.minimum(segment_chunks, chunks - first), num_stages=1, disable_licm=True):
         chunk = first + c
         start = chunk * BLOCK_L if STEP > 0 else chunk * BLOCK_L + BLOCK_L - 1
-        origin, steps = chunk_tokens(start, h, w, window, STEP, COLUMN, WINDOWED, WIDE, BLOCK_L)
+        origin, steps = chunk_tokens(order_ptr, start, 0, STEP, WIDE, BLOCK_L)
         dts = load_dts(
-            z_ptr, w_ptr, k * w_stride_k, bias, start, origin, steps, h, w, window, l, d, rank, offs_d,
-            z_stride_l, z_stride_c, STEP, COLUMN, WINDOWED, WIDE, RANK, SOFTPLUS, PRECISE, FULL, BLOCK_L, BLOCK_D,
+            z_ptr, w_ptr, k * w_stride_k, bias, order_ptr, start, origin, steps, l, d, rank, offs_d,
+            z_stride_l, z_stride_c, STEP, WIDE, RANK, SOFTPLUS, PRECISE, FULL, BLOCK_L, BLOCK_D,
         )  # fmt: skip
         x_ptrs = x_ptr + origin * x_stride_l + offs_d * x_stride_d
         dy_ptrs = dy_ptr + origin * dy_stride_l + offs_d * dy_stride_d
         b_start = b_ptr + origin * b_stride_l
         c_start = c_ptr + origin * c_stride_l
-        db_start = db_ptr + origin * (n_routes * n_states)
-        dc_start = dc_ptr + origin * (n_routes * n_states)
         at_chunk = ((b * n_routes + k) * chunks + chunk) * n_states * d
-        for half in tl.static_range(2):
-            xs = ()
-            dys = ()
+        xs = load_rows(x_ptrs, x_stride_l, steps, start, l, offs_d, d, STEP, FULL, BLOCK_L - PART)
+        for n in range(n_states):
+            bs = load_scalars(b_start + n * b_stride_n, b_stride_l, steps, start, l, STEP, BLOCK_L - PART)
+            a = tl.load(a_ptr + offs_d * n_states + n, mask=mask_d, other=0.0)
+            inverse_a = reciprocal(a)
+            state = tl.load(chunk_h_ptr + at_chunk + n * d + offs_d, mask=mask_d, other=0.0)
+            for i in tl.static_range(BLOCK_L - PART):
+                if i % PART == 0:
+                    tl.store(part_h_ptr + (i // PART * n_states + n) * d + offs_d, state, mask=mask_d)
+                abar = decay(dts[i], a)
+                state = abar * state + gain(dts[i], a, inverse_a, abar, ZOH, PRECISE) * xs[i].to(tl.float32) * bs[i]
+            tl.store(part_h_ptr + ((PARTS - 1) * n_states + n) * d + offs_d, state, mask=mask_d)
+        for part in tl.static_range(PARTS - 1, -1, -1):
+            part_start = start + part * PART * STEP
+            _, steps = chunk_tokens(order_ptr, start, part * PART, STEP, WIDE, PART)
+            xs = load_rows(x_ptrs, x_stride_l, steps, part_start, l, offs_d, d, STEP, FULL, PART)
+            dys = load_rows(dy_ptrs, dy_stride_l, steps, part_start, l, offs_d, d, STEP, FULL, PART)
+            part_dts = ()
             dxs = ()
-            for i in tl.static_range(HALF):
-                mask = channels_if(start + ((1 - half) * HALF + i) * STEP < l, offs_d, d, FULL)
-                step = steps[(1 - half) * HALF + i]
-                x = tl.load(x_ptrs + step * x_stride_l, mask=mask, other=0.0)
-                dy = tl.load(dy_ptrs + step * dy_stride_l, mask=mask, other=0.0)
+            for i in tl.static_range(PART):
+                dy = dys[i].to(tl.float32)
                 if not ACCUMULATE:
-                    dskip += dy.to(tl.float32) * x.to(tl.float32)
-                xs = xs + (x,)
-                dys = dys + (dy,)
-                dxs = dxs + (skip * dy.to(tl.float32),)
-            ddts = (tl.zeros((BLOCK_D,), tl.float32),) * HALF
+                    dskip += dy * xs[i].to(tl.float32)
+                dxs = dxs + (skip * dy,)
+                part_dts = part_dts + (dts[part * PART + i],)
+            ddts = (tl.zeros((BLOCK_D,), tl.float32),) * PART
+            rows = tl.arange(0, 2 * PART)  # PART tokens, for dB and once more for dC
+            positions = part_start + rows % PART * STEP
+            tokens = positions if order_ptr is None else tl.load(order_ptr + positions)
+            sums_ptrs = dbc_ptr + rows // PART * size + tokens.to(tl.int64) * (n_routes * n_states)
             for n in range(n_states):
+                bs = load_scalars(b_start + n * b_stride_n, b_stride_l, steps, part_start, l, STEP, PART)
+                cs = load_scalars(c_start + n * c_stride_n, c_stride_l, steps, part_start, l, STEP, PART)
                 a = tl.load(a_ptr + offs_d * n_states + n, mask=mask_d, other=0.0)
-                inverse_a = reciprocal(a)
-                state_h = tl.load(chunk_h_ptr + at_chunk + n * d + offs_d, mask=mask_d, other=0.0)
-                if half == 0:
+                state = tl.load(part_h_ptr + (part * n_states + n) * d + offs_d, mask=mask_d, other=0.0)
+                if part == PARTS - 1:
                     time = chunks - 1 - chunk if STEP > 0 else chunk  # of the adjoint
                     g = entering_state(
                         chunk_g_ptr, chunk_s_ptr, segment_g_ptr, a, b * n_routes + k, chunk, time, n, d, n_states,
                         chunks, segments, segment_chunks, offs_d, mask_d,
                     )  # fmt: skip
-                    for i in tl.static_range(HALF):
-                        inside = start + i * STEP < l
-                        mask = channels_if(inside, offs_d, d, FULL)
-                        x_t = tl.load(x_ptrs + steps[i] * x_stride_l, mask=mask, other=0.0)
-                        b_t = tl.load(b_start + steps[i] * b_stride_l + n * b_stride_n, mask=inside, other=0.0)
-                        abar = decay(dts[i], a)
-                        bx = b_t.to(tl.float32) * x_t.to(tl.float32)
-                        state_h = abar * state_h + gain(dts[i], a, inverse_a, abar, ZOH) * bx
                 else:
                     g = tl.load(chunk_g_ptr + at_chunk + n * d + offs_d, mask=mask_d, other=0.0)
-                later = (chunk > first) | (half == 1)
-                da = tl.load(da_ptr + n * d + offs_d, mask=channels_if(later, offs_d, d, FULL), other=0.0)
-                hs = ()
-                for i in tl.static_range(HALF):  # along the route
-                    inside = start + ((1 - half) * HALF + i) * STEP < l
-                    step = steps[(1 - half) * HALF + i]
-                    dt = dts[(1 - half) * HALF + i]
-                    hs = hs + (state_h,)
-                    b_t = tl.load(b_start + step * b_stride_l + n * b_stride_n, mask=inside, other=0.0)
-                    abar = decay(dt, a)
-                    bx = b_t.to(tl.float32) * xs[i].to(tl.float32)
-                    state_h = abar * state_h + gain(dt, a, inverse_a, abar, ZOH) * bx
-                    dc = tl.sum(dys[i].to(tl.float32) * state_h, 0)
-                    tl.store(dc_start + step * (n_routes * n_states) + n, dc, mask=inside)
-                new_dxs = ()
-                new_ddts = ()
-                for j in tl.static_range(HALF):  # against it
-                    within = start + ((2 - half) * HALF - 1 - j) * STEP < l
-                    step_t = steps[(2 - half) * HALF - 1 - j]
-                    dt_t = dts[(2 - half) * HALF - 1 - j]
-                    x_t = xs[HALF - 1 - j].to(tl.float32)
-                    b_f = tl.load(b_start + step_t * b_stride_l + n * b_stride_n, mask=within, other=0.0).to(tl.float32)
-                    c_t = tl.load(c_start + step_t * c_stride_l + n * c_stride_n, mask=within, other=0.0).to(tl.float32)
-                    abar = decay(dt_t, a)
-                    wbar = gain(dt_t, a, inverse_a, abar, ZOH)
-                    g += c_t * dys[HALF - 1 - j].to(tl.float32)
-                    db = tl.sum(g * x_t * wbar, 0)
-                    tl.store(db_start + step_t * (n_routes * n_states) + n, db, mask=within)
-                    new_dxs = (dxs[HALF - 1 - j] + g * (wbar * b_f),) + new_dxs
-                    dw = g * x_t * b_f
-                    g *= abar
-                    gh = g * hs[HALF - 1 - j]
-                    da += dt_t * gh + dw * gain_slope_a(dt_t, a, inverse_a, abar, wbar, ZOH)
-                    new_ddts = (ddts[HALF - 1 - j] + a * gh + (dw * abar if ZOH else dw),) + new_ddts
-                dxs = new_dxs
-                ddts = new_ddts
+                summed = (chunk > first) | (part < PARTS - 1)
+                da = tl.load(da_ptr + n * d + offs_d, mask=channels_if(summed, offs_d, d, FULL), other=0.0)
+                dxs, ddts, da, g, sums = state_gradients(
+                    dxs, ddts, da, g, state, a, part_dts, xs, dys, bs, cs, ZOH, PRECISE, PART, BLOCK_D
+                )
+                tl.store(sums_ptrs + n, sums, mask=positions < l)
                 tl.store(da_ptr + n * d + offs_d, da, mask=mask_d)
-                if half == 0:
+                if part > 0:
                     tl.store(chunk_g_ptr + at_chunk + n * d + offs_d, g, mask=mask_d)
-            for i in tl.static_range(HALF):
-                mask = channels_if(start + ((1 - half) * HALF + i) * STEP < l, offs_d, d, FULL)
-                step = steps[(1 - half) * HALF + i]
+            for i in tl.static_range(PART):
+                mask = channels_if(start + (part * PART + i) * STEP < l, offs_d, d, FULL)
+                step = steps[i]
                 dz = ddts[i]
                 if SOFTPLUS:
-                    dz *= softplus_slope(dts[(1 - half) * HALF + i])
-                dz = tl.where(mask, dz, 0.0)
+                    dz *= softplus_slope(dts[part * PART + i], PRECISE)  # 0 beyond the map, as dt
+                else:
+                    dz = tl.where(mask, dz, 0.0)
                 dbias += dz
                 tl.store(
                     dz_ptr + origin * (n_routes * d) + offs_d + step * (n_routes * d),
@@ -204,6 +186,44 @@ def chunk_gradients(
                 else:
                     tl.store(sum_ptr + origin * d + offs_d + step * d, dx, mask=mask)
 
-    tl.store(dbias_ptr + part * d + offs_d, dbias, mask=mask_d)
+    tl.store(dbias_ptr + at_segment * d + offs_d, dbias, mask=mask_d)
     if not ACCUMULATE:
         tl.store(dd_ptr + (b * segments + segment) * d + offs_d, dskip, mask=mask_d)
+
+
+@triton.jit
+def state_gradients(
+    dxs, ddts, da, g, state, a, dts, xs, dys, bs, cs,
+    ZOH: tl.constexpr, PRECISE: tl.constexpr, L: tl.constexpr, D: tl.constexpr,
+):  # fmt: skip
+    """What one state n adds, over L tokens, to their dxs and ddts and to da; the g that goes on; dB and dC, (2 L,).
+
+    `state` enters along the route, g against it.
+    """
+    inverse_a = reciprocal(a)
+    hs = ()
+    dcs = ()
+    for t in tl.static_range(L):
+        hs = hs + (state,)
+        abar = decay(dts[t], a)
+        state = abar * state + gain(dts[t], a, inverse_a, abar, ZOH, PRECISE) * xs[t].to(tl.float32) * bs[t]
+        dcs = dcs + (dys[t].to(tl.float32) * state,)
+    dbs = ()
+    new_dxs = ()
+    new_ddts = ()
+    for t in tl.static_range(L - 1, -1, -1):
+        abar = decay(dts[t], a)
+        w = gain(dts[t], a, inverse_a, abar, ZOH, PRECISE)
+        g += cs[t] * dys[t].to(tl.float32)
+        dbs = (g * (w * xs[t].to(tl.float32)),) + dbs
+        gb = g * bs[t]
+        new_dxs = (dxs[t] + gb * w,) + new_dxs
+        dw = gb * xs[t].to(tl.float32)
+        g *= abar
+        gh = g * hs[t]
+        da += dts[t] * gh
+        if ZOH:
+            da += dw * gain_slope_a(dts[t], a, inverse_a, abar, w, PRECISE)
+            dw *= abar  # dw / ddt
+        new_ddts = (ddts[t] + dw + a * gh,) + new_ddts
+    return new_dxs, new_ddts, da, g, channel_sums(dbs + dcs, 2 * L, D)

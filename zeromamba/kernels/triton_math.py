@@ -1,7 +1,7 @@
-"""What every kernel of the scan shares: the step size dt, the discretisation, and the address of a token.
+"""What every kernel of the scan shares: the step size dt, the discretisation, and how tokens are read.
 
-All of it is written for one [d] vector of channels at one token (tensors are `(BLOCK_D,)`, a channel or
-two to a thread), so nothing here moves data between threads.
+Almost all of it is written for the channels of one token (tensors are `(BLOCK_D,)`, two channels to a thread), L
+tokens being a tuple: no data moves between threads but in `rows` and `channel_sums`.
 
 The logarithm of softplus is a polynomial, not `log2`: with e = exp(-|z|) in (0, 1],
 
@@ -20,7 +20,9 @@ import triton
 import triton.language as tl
 
 LOG2E = tl.constexpr(1.4426950408889634)
-SMALL = tl.constexpr(0.5)  # below this |dt A|, expm1(dt A) is a polynomial: exp(dt A) - 1 would cancel
+# Below this |dt A|, expm1(dt A) is a polynomial, since exp(dt A) - 1 would cancel: to 1e-7 of it, and to 4e-6.
+SMALL = tl.constexpr(0.5)
+SMALL_HALF = tl.constexpr(0.0625)
 BLOCK_L = 16  # tokens of a chunk: the least tile of a tensor core, and what a thread holds of each channel
 WIDTH = tl.constexpr(64)  # dt's weight is filled up to a multiple of so many channels, whatever the block
 # Triton's interpreter, whose tl.dot takes bfloat16 for integers, and which cannot broadcast a mask of one element.
@@ -56,23 +58,39 @@ def softplus(z, PRECISE: tl.constexpr):
 
 
 @triton.jit
-def phi(q):
-    """expm1(q) / q for q in [-0.5, 0], relative error 1.4e-9 before rounding."""
-    p = 0.00112163469 * q + 0.0081873858
-    p = p * q + 0.0416290891
-    p = p * q + 0.166662241
-    p = p * q + 0.499999807
-    return p * q + 0.999999999
+def is_small(q, PRECISE: tl.constexpr):
+    """Whether q <= 0 lies where `phi` and `phi_slope` are right."""
+    return q > (-SMALL if PRECISE else -SMALL_HALF)
 
 
 @triton.jit
-def phi_slope(q):
-    """d/dq of expm1(q) / q for q in [-0.5, 0], relative error 2.5e-9 before rounding."""
-    p = 0.000956307833 * q + 0.00681611176
-    p = p * q + 0.0333001256
-    p = p * q + 0.124996063
-    p = p * q + 0.33333316
-    return p * q + 0.499999999
+def phi(q, PRECISE: tl.constexpr):
+    """expm1(q) / q for q in [-0.5, 0], relative error 1.4e-9 before rounding (PRECISE), or in [-1/16, 0], 3.2e-7."""
+    if PRECISE:
+        p = 0.00112163469 * q + 0.0081873858
+        p = p * q + 0.0416290891
+        p = p * q + 0.166662241
+        p = p * q + 0.499999807
+        p = p * q + 0.999999999
+    else:
+        p = 0.162808865 * q + 0.499909711
+        p = p * q + 0.999999685
+    return p
+
+
+@triton.jit
+def phi_slope(q, PRECISE: tl.constexpr):
+    """The derivative of expm1(q) / q, in the same intervals: relative error 2.5e-9 (PRECISE) or 5.1e-7."""
+    if PRECISE:
+        p = 0.000956307833 * q + 0.00681611176
+        p = p * q + 0.0333001256
+        p = p * q + 0.124996063
+        p = p * q + 0.33333316
+        p = p * q + 0.499999999
+    else:
+        p = 0.121913038 * q + 0.333260999
+        p = p * q + 0.499999747
+    return p
 
 
 @triton.jit
@@ -88,29 +106,26 @@ def reciprocal(a):
 
 
 @triton.jit
-def gain(dt, a, inverse_a, abar, ZOH: tl.constexpr):
+def gain(dt, a, inverse_a, abar, ZOH: tl.constexpr, PRECISE: tl.constexpr):
     """w = Bbar / B: expm1(dt A) / A under ZOH (dt in the limit A -> 0), or dt."""
     if ZOH:
         q = dt * a
-        return tl.where(q > -SMALL, dt * phi(q), (abar - 1.0) * inverse_a)
+        return tl.where(is_small(q, PRECISE), dt * phi(q, PRECISE), (abar - 1.0) * inverse_a)
     else:
         return dt
 
 
 @triton.jit
-def gain_slope_a(dt, a, inverse_a, abar, w, ZOH: tl.constexpr):
-    """dw / dA: (dt exp(dt A) - w) / A under ZOH (dt^2 / 2 in the limit), or 0."""
-    if ZOH:
-        q = dt * a
-        return tl.where(q > -SMALL, dt * dt * phi_slope(q), (dt * abar - w) * inverse_a)
-    else:
-        return tl.zeros_like(dt)
+def gain_slope_a(dt, a, inverse_a, abar, w, PRECISE: tl.constexpr):
+    """dw / dA under ZOH: (dt exp(dt A) - w) / A, dt^2 / 2 in the limit A -> 0."""
+    q = dt * a
+    return tl.where(is_small(q, PRECISE), dt * dt * phi_slope(q, PRECISE), (dt * abar - w) * inverse_a)
 
 
 @triton.jit
-def softplus_slope(dt):
+def softplus_slope(dt, PRECISE: tl.constexpr):
     """d softplus(z) / dz = 1 - exp(-softplus(z)), without cancellation for small dt."""
-    return tl.where(dt < SMALL, dt * phi(-dt), 1.0 - tl.exp2(dt * -LOG2E))
+    return tl.where(is_small(-dt, PRECISE), dt * phi(-dt, PRECISE), 1.0 - tl.exp2(dt * -LOG2E))
 
 
 @triton.jit
@@ -123,71 +138,23 @@ def channels_if(inside, offs_d, d, FULL: tl.constexpr):
 
 
 @triton.jit
-def token_at(p, h, w, window, COLUMN: tl.constexpr, WINDOWED: tl.constexpr):
-    """The token (row-major index) at position p of an order; a column order is a row order of the transposed map."""
-    if COLUMN:
-        rows, cols = w, h
-    else:
-        rows, cols = h, w
-    if WINDOWED:
-        top = p // (window * cols) * window  # the band of windows, and its height at the border
-        height = tl.maximum(tl.minimum(window, rows - top), 1)  # 1 beyond the map, where nothing is read
-        q = p - top * cols
-        left = q // (height * window) * window
-        width = tl.maximum(tl.minimum(window, cols - left), 1)
-        q -= left * height
-        row = top + q // width
-        col = left + q % width
-    else:
-        row = p // cols
-        col = p % cols
-    if COLUMN:
-        return col * w + row
-    elif WINDOWED:
-        return row * w + col
-    else:
-        return p
+def chunk_tokens(order_ptr, first, SKIP: tl.constexpr, STEP: tl.constexpr, WIDE: tl.constexpr, L: tl.constexpr):
+    """Tokens of an order, from the position first on in steps of STEP, after SKIP: an int64 origin, L steps from it.
 
-
-@triton.jit
-def chunk_tokens(
-    first, h, w, window, STEP: tl.constexpr, COLUMN: tl.constexpr, WINDOWED: tl.constexpr, WIDE: tl.constexpr,
-    L: tl.constexpr,
-):  # fmt: skip
-    """The tokens at the positions first, first + STEP, ... of an order: that at first, int64, and L steps from it.
-
-    Steps are constants where the order is that of memory, so that they cost no instruction; int64 if WIDE.
+    order_ptr holds the token at each position of the order, or is None where the order is that of memory: then the
+    steps are constants, and cost no instruction. They are int64 if WIDE.
     """
-    origin = token_at(first, h, w, window, COLUMN, WINDOWED)
-    steps = ()
-    if WINDOWED:
+    if order_ptr is None:
+        origin = first.to(tl.int64)
+        steps = ()
         for t in tl.static_range(L):
-            token = token_at(first + t * STEP, h, w, window, COLUMN, WINDOWED)
-            steps = steps + (_widened(token - origin, WIDE),)
-    elif COLUMN:  # one division a chunk, not one a token
-        row = first % h
-        step = origin * 0
-        for _ in tl.static_range(L):
-            steps = steps + (_widened(step, WIDE),)
-            row += STEP
-            if STEP > 0:
-                step = tl.where(row == h, step + (1 - (h - 1) * w), step + w)
-                row = tl.where(row == h, 0, row)
-            else:
-                step = tl.where(row < 0, step - (1 - (h - 1) * w), step - w)
-                row = tl.where(row < 0, h - 1, row)
+            steps = steps + ((SKIP + t) * STEP,)
     else:
-        for t in tl.static_range(L):
-            steps = steps + (t * STEP,)
-    return origin.to(tl.int64), steps
-
-
-@triton.jit
-def _widened(token, WIDE: tl.constexpr):
-    if WIDE:
-        return token.to(tl.int64)
-    else:
-        return token
+        origin = tl.full((), 0, tl.int64)
+        lowest = tl.multiple_of(first + SKIP if STEP > 0 else first - (SKIP + L - 1), L)
+        tokens = tl.load(order_ptr + lowest + tl.arange(0, L))
+        steps = in_time(scalars(tokens.to(tl.int64) if WIDE else tokens, L), STEP < 0, L)
+    return origin, steps
 
 
 @triton.jit
@@ -211,13 +178,14 @@ def rows(tile, L: tl.constexpr, D: tl.constexpr):
     """
     parts = (tl.trans(tile),)  # (D, L); after m halvings part i holds the rows that leave i when divided by 2^m
     for level in tl.static_range(LEVELS):
-        even = ()
-        odd = ()
-        for i in tl.static_range(1 << level):
-            e, o = tl.split(tl.reshape(parts[i], (D, L >> (level + 1), 2)))
-            even = even + (e,)
-            odd = odd + (o,)
-        parts = even + odd
+        if L >> level > 1:
+            even = ()
+            odd = ()
+            for i in tl.static_range(1 << level):
+                e, o = tl.split(tl.reshape(parts[i], (D, L >> (level + 1), 2)))
+                even = even + (e,)
+                odd = odd + (o,)
+            parts = even + odd
     out = ()
     for i in tl.static_range(L):
         out = out + (tl.reshape(parts[i], (D,)),)
@@ -225,9 +193,78 @@ def rows(tile, L: tl.constexpr, D: tl.constexpr):
 
 
 @triton.jit
+def scalars(vector, L: tl.constexpr):
+    """A vector (L,) as a tuple of its elements."""
+    parts = (vector,)
+    for level in tl.static_range(LEVELS):
+        if L >> level > 1:
+            even = ()
+            odd = ()
+            for i in tl.static_range(1 << level):
+                e, o = tl.split(tl.reshape(parts[i], (L >> (level + 1), 2)))
+                even = even + (e,)
+                odd = odd + (o,)
+            parts = even + odd
+    out = ()
+    for i in tl.static_range(L):
+        out = out + (tl.sum(parts[i], 0),)  # of one element
+    return out
+
+
+@triton.jit
+def channel_sums(values, L: tl.constexpr, D: tl.constexpr):
+    """The sum over channels of each of L tensors (D,): (L,).
+
+    L reductions would take five shuffles each. After one passage of all of them through shared memory a thread
+    holds 16 channels of one of the L, and adds those by itself.
+    """
+    parts = values
+    for level in tl.static_range(LEVELS):
+        if L >> level > 1:
+            joined = ()
+            for i in tl.static_range(L >> (level + 1)):
+                pair = tl.join(parts[i], parts[(L >> (level + 1)) + i])
+                joined = joined + (tl.reshape(pair, (D, 2 << level)),)
+            parts = joined
+    parts = (tl.trans(parts[0]),)
+    for level in tl.static_range(4):
+        halves = ()
+        for i in tl.static_range(1 << level):
+            e, o = tl.split(tl.reshape(parts[i], (L, D >> (level + 1), 2)))
+            halves = halves + (e, o)
+        parts = halves
+    total = parts[0]
+    for i in tl.static_range(1, 16):
+        total += parts[i]
+    return tl.sum(total, 1)
+
+
+@triton.jit
+def load_rows(
+    ptr, stride_l: tl.constexpr, steps, first, l, offs_d, d, STEP: tl.constexpr, FULL: tl.constexpr, L: tl.constexpr
+):  # fmt: skip
+    """The channels (D,) of the L tokens that lie steps from ptr, at positions first, first + STEP, ...; 0 beyond l."""
+    out = ()
+    for t in tl.static_range(L):
+        mask = channels_if(first + t * STEP < l, offs_d, d, FULL)
+        out = out + (tl.load(ptr + steps[t] * stride_l, mask=mask, other=0.0),)
+    return out
+
+
+@triton.jit
+def load_scalars(ptr, stride_l: tl.constexpr, steps, first, l, STEP: tl.constexpr, L: tl.constexpr):
+    """The same of one number a token, in float32."""
+    out = ()
+    for t in tl.static_range(L):
+        value = tl.load(ptr + steps[t] * stride_l, mask=first + t * STEP < l, other=0.0)
+        out = out + (value.to(tl.float32),)
+    return out
+
+
+@triton.jit
 def load_dts(
-    z_ptr, w_ptr, w_start, bias, first, origin, steps, h, w, window, l, d, rank, offs_d, z_stride_l, z_stride_c,
-    STEP: tl.constexpr, COLUMN: tl.constexpr, WINDOWED: tl.constexpr, WIDE: tl.constexpr, RANK: tl.constexpr,
+    z_ptr, w_ptr, w_start, bias, order_ptr, first, origin, steps, l, d, rank, offs_d, z_stride_l, z_stride_c,
+    STEP: tl.constexpr, WIDE: tl.constexpr, RANK: tl.constexpr,
     SOFTPLUS: tl.constexpr, PRECISE: tl.constexpr, FULL: tl.constexpr, L: tl.constexpr, D: tl.constexpr,
 ):  # fmt: skip
     """dt at the positions first, first + STEP, ... of a route, L tensors (D,); 0 beyond the map: Abar = 1, Bbar = 0.
@@ -239,7 +276,9 @@ def load_dts(
     """
     if RANK:
         offs_l = first + STEP * tl.arange(0, L)
-        token = _widened(token_at(offs_l, h, w, window, COLUMN, WINDOWED), WIDE)
+        token = offs_l if order_ptr is None else tl.load(order_ptr + offs_l)
+        if WIDE:
+            token = token.to(tl.int64)
         z_ptrs = z_ptr + token[:, None] * z_stride_l
         width = tl.cdiv(d, WIDTH) * WIDTH
         z = tl.zeros((L, D), tl.float32)
@@ -258,14 +297,11 @@ def load_dts(
                 z = tl.dot(low, tl.load(w_ptrs), z)
         zs = rows(z, L, D)
     else:
-        zs = ()
-        for t in tl.static_range(L):
-            mask = channels_if(first + t * STEP < l, offs_d, d, FULL)
-            z = tl.load(z_ptr + origin * z_stride_l + steps[t] * z_stride_l + offs_d * z_stride_c, mask=mask, other=0.0)
-            zs = zs + (z.to(tl.float32),)
+        z_ptrs = z_ptr + origin * z_stride_l + offs_d * z_stride_c
+        zs = load_rows(z_ptrs, z_stride_l, steps, first, l, offs_d, d, STEP, FULL, L)
     dts = ()
     for t in tl.static_range(L):
-        dt = zs[t] + bias
+        dt = zs[t].to(tl.float32) + bias
         if SOFTPLUS:
             dt = softplus(dt, PRECISE)
         dts = dts + (tl.where(first + t * STEP < l, dt, 0.0),)

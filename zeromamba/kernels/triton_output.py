@@ -3,7 +3,17 @@
 import triton
 import triton.language as tl
 
-from zeromamba.kernels.triton_math import channels_if, chunk_tokens, decay, gain, in_time, load_dts, reciprocal
+from zeromamba.kernels.triton_math import (
+    channels_if,
+    chunk_tokens,
+    decay,
+    gain,
+    in_time,
+    load_dts,
+    load_rows,
+    load_scalars,
+    reciprocal,
+)
 from zeromamba.kernels.triton_states import entering_state
 
 
@@ -14,9 +24,6 @@ from zeromamba.kernels.triton_states import entering_state
         "b_stride_b",
         "c_stride_b",
         "l",
-        "h",
-        "w",
-        "window",
         "chunks",
         "segments",
         "segment_chunks",
@@ -25,15 +32,15 @@ from zeromamba.kernels.triton_states import entering_state
     ]
 )
 def chunk_outputs(
-    x_ptr, z_ptr, w_ptr, bias_ptr, a_ptr, b_ptr, c_ptr, d_ptr, y_ptr, out_ptr,
+    x_ptr, order_ptr, z_ptr, w_ptr, bias_ptr, a_ptr, b_ptr, c_ptr, d_ptr, y_ptr, out_ptr,
     chunk_h_ptr, chunk_s_ptr, segment_h_ptr,
     x_stride_b, x_stride_l: tl.constexpr, x_stride_d,
     z_stride_b, z_stride_l: tl.constexpr, z_stride_k, z_stride_c,
     b_stride_b, b_stride_l: tl.constexpr, b_stride_k, b_stride_n,
     c_stride_b, c_stride_l: tl.constexpr, c_stride_k, c_stride_n,
-    l, h, w, window, d: tl.constexpr, rank: tl.constexpr, w_stride_k: tl.constexpr,
+    l, d: tl.constexpr, rank: tl.constexpr, w_stride_k: tl.constexpr,
     n_states: tl.constexpr, n_routes: tl.constexpr, chunks, segments, segment_chunks, k_first, k_second,
-    COLUMN: tl.constexpr, WINDOWED: tl.constexpr, FIRST_REVERSED: tl.constexpr, ROUTES: tl.constexpr,
+    FIRST_REVERSED: tl.constexpr, ROUTES: tl.constexpr,
     ACCUMULATE: tl.constexpr, ZOH: tl.constexpr, RANK: tl.constexpr, SOFTPLUS: tl.constexpr, PRECISE: tl.constexpr,
     WIDE: tl.constexpr, FULL: tl.constexpr, BLOCK_L: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
@@ -57,12 +64,9 @@ def chunk_outputs(
     out_ptr += b * l * d
 
     first = chunk * BLOCK_L
-    origin, steps = chunk_tokens(first, h, w, window, 1, COLUMN, WINDOWED, WIDE, BLOCK_L)
+    origin, steps = chunk_tokens(order_ptr, first, 0, 1, WIDE, BLOCK_L)
     x_ptrs = x_ptr + origin * x_stride_l + offs_d * x_stride_d
-    xs = ()
-    for t in tl.static_range(BLOCK_L):
-        mask = channels_if(first + t < l, offs_d, d, FULL)
-        xs = xs + (tl.load(x_ptrs + steps[t] * x_stride_l, mask=mask, other=0.0),)
+    xs = load_rows(x_ptrs, x_stride_l, steps, first, l, offs_d, d, 1, FULL, BLOCK_L)
     ys = (tl.zeros((BLOCK_D,), tl.float32),) * BLOCK_L
 
     for route in tl.static_range(ROUTES):
@@ -70,23 +74,22 @@ def chunk_outputs(
         bk = b * n_routes + k
         bias = tl.load(bias_ptr + k * d + offs_d, mask=mask_d, other=0.0)
         dts = load_dts(
-            z_ptr + b * z_stride_b + k * z_stride_k, w_ptr, k * w_stride_k, bias, first, origin, steps, h, w,
-            window, l, d,
-            rank, offs_d, z_stride_l, z_stride_c, 1, COLUMN, WINDOWED, WIDE, RANK, SOFTPLUS, PRECISE, FULL,
-            BLOCK_L, BLOCK_D,
+            z_ptr + b * z_stride_b + k * z_stride_k, w_ptr, k * w_stride_k, bias, order_ptr, first, origin, steps,
+            l, d, rank, offs_d, z_stride_l, z_stride_c, 1, WIDE, RANK, SOFTPLUS, PRECISE, FULL, BLOCK_L, BLOCK_D,
         )  # fmt: skip
         for n in range(n_states):
             ys = state_outputs(
-                xs, ys, dts, steps, first, l, n, bk, chunk, k * d * n_states, a_ptr,
+                xs, ys, dts, order_ptr, first, l, n, bk, chunk, k * d * n_states, a_ptr,
                 b_ptr + b * b_stride_b + k * b_stride_k + n * b_stride_n + origin * b_stride_l, b_stride_l,
                 c_ptr + b * c_stride_b + k * c_stride_k + n * c_stride_n + origin * c_stride_l, c_stride_l,
                 chunk_h_ptr, chunk_s_ptr, segment_h_ptr, d, n_states, chunks, segments, segment_chunks, offs_d, mask_d,
-                (route == 1) != FIRST_REVERSED, ZOH, BLOCK_L,
+                (route == 1) != FIRST_REVERSED, ZOH, PRECISE, WIDE, BLOCK_L,
             )  # fmt: skip
 
     skip = tl.load(d_ptr + k_first * d + offs_d, mask=mask_d, other=0.0)
     if ROUTES == 2:
         skip += tl.load(d_ptr + k_second * d + offs_d, mask=mask_d, other=0.0)
+    origin, steps = chunk_tokens(order_ptr, first, 0, 1, WIDE, BLOCK_L)
     at = origin * d + offs_d
     for t in tl.static_range(BLOCK_L):
         mask = channels_if(first + t < l, offs_d, d, FULL)
@@ -98,10 +101,10 @@ def chunk_outputs(
 
 @triton.jit
 def state_outputs(
-    xs, ys, dts, steps, first, l, n, bk, chunk, a_start, a_ptr,
+    xs, ys, dts, order_ptr, first, l, n, bk, chunk, a_start, a_ptr,
     b_ptr, b_stride_l: tl.constexpr, c_ptr, c_stride_l: tl.constexpr,
     chunk_h_ptr, chunk_s_ptr, segment_h_ptr, d, n_states, chunks, segments, segment_chunks, offs_d, mask_d,
-    REVERSED: tl.constexpr, ZOH: tl.constexpr, L: tl.constexpr,
+    REVERSED: tl.constexpr, ZOH: tl.constexpr, PRECISE: tl.constexpr, WIDE: tl.constexpr, L: tl.constexpr,
 ):  # fmt: skip
     """ys + C h of one state n over the L tokens of a chunk; keeps the state that enters the chunk in chunk_h."""
     a = tl.load(a_ptr + a_start + offs_d * n_states + n, mask=mask_d, other=0.0)
@@ -111,16 +114,16 @@ def state_outputs(
         n_states, chunks, segments, segment_chunks, offs_d, mask_d,
     )  # fmt: skip
     tl.store(chunk_h_ptr + ((bk * chunks + chunk) * n_states + n) * d + offs_d, state, mask=mask_d)
+    _, steps = chunk_tokens(order_ptr, first, 0, 1, WIDE, L)  # read again, rather than held
+    bs = in_time(load_scalars(b_ptr, b_stride_l, steps, first, l, 1, L), REVERSED, L)
+    cs = in_time(load_scalars(c_ptr, c_stride_l, steps, first, l, 1, L), REVERSED, L)
+    us = in_time(xs, REVERSED, L)
+    dts = in_time(dts, REVERSED, L)
+    earlier = in_time(ys, REVERSED, L)
     out = ()
-    for i in tl.static_range(L):
-        inside = first + (L - 1 - i if REVERSED else i) < l
-        step = steps[L - 1 - i if REVERSED else i]
-        dt = dts[L - 1 - i if REVERSED else i]
-        b_t = tl.load(b_ptr + step * b_stride_l, mask=inside, other=0.0).to(tl.float32)
-        c_t = tl.load(c_ptr + step * c_stride_l, mask=inside, other=0.0).to(tl.float32)
-        abar = decay(dt, a)
-        state = abar * state + gain(dt, a, inverse_a, abar, ZOH) * (
-            b_t * xs[L - 1 - i if REVERSED else i].to(tl.float32)
-        )
-        out = out + (ys[L - 1 - i if REVERSED else i] + c_t * state,)
+    for t in tl.static_range(L):
+        abar = decay(dts[t], a)
+        w = gain(dts[t], a, inverse_a, abar, ZOH, PRECISE)
+        state = abar * state + w * us[t].to(tl.float32) * bs[t]
+        out = out + (earlier[t] + cs[t] * state,)
     return in_time(out, REVERSED, L)

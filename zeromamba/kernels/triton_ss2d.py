@@ -11,8 +11,9 @@ All cuts follow from shapes alone, and every sum that crosses programs is made o
 order: the same bits on every run.
 """
 
+import functools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import triton
@@ -20,7 +21,7 @@ from torch import Tensor
 
 from zeromamba.kernels.inputs import Inputs
 from zeromamba.kernels.routes import Route
-from zeromamba.kernels.triton_gradients import chunk_gradients
+from zeromamba.kernels.triton_gradients import PART, chunk_gradients
 from zeromamba.kernels.triton_math import BLOCK_L, WIDTH
 from zeromamba.kernels.triton_output import chunk_outputs
 from zeromamba.kernels.triton_states import carry_states, chunk_states
@@ -33,8 +34,7 @@ NUM_WARPS = 1  # a warp is a program: nothing but the tile of dt ever moves betw
 class Order:
     """One or two routes over the same positions: the second, if any, is the first one reversed."""
 
-    column: bool
-    window: int
+    along: Route
     first_reversed: bool
     k_first: int
     k_second: int | None
@@ -46,26 +46,34 @@ class Order:
     @property
     def options(self) -> dict[str, bool | int]:
         """Compile-time arguments."""
-        return {
-            "COLUMN": self.column,
-            "WINDOWED": self.window > 0,
-            "FIRST_REVERSED": self.first_reversed,
-            "ROUTES": self.routes,
-        }
+        return {"FIRST_REVERSED": self.first_reversed, "ROUTES": self.routes}
 
 
 def pair_routes(routes: Sequence[Route]) -> list[Order]:
     """Group routes that are each other's reverse; one kernel reads the map once for both."""
     orders: list[Order] = []
     for k, route in enumerate(routes):
+        along = replace(route, reverse=False)
         for i, order in enumerate(orders):
-            same = (order.column, order.window) == (route.column, route.window)
-            if same and order.k_second is None and order.first_reversed != route.reverse:
-                orders[i] = Order(order.column, order.window, order.first_reversed, order.k_first, k)
+            if order.along == along and order.k_second is None and order.first_reversed != route.reverse:
+                orders[i] = replace(order, k_second=k)
                 break
         else:
-            orders.append(Order(route.column, route.window, route.reverse, k, None))
+            orders.append(Order(along, route.reverse, k, None))
     return orders
+
+
+@functools.lru_cache(maxsize=256)
+def order_table(along: Route, h: int, w: int, device: torch.device) -> Tensor | None:
+    """The token at each position of an order, int32, filled up to whole chunks; None for the order of memory.
+
+    It is made once for each size of map and kept; a copy from the CPU ends before any stream can read it.
+    """
+    if along == Route():
+        return None
+    table = torch.zeros(triton.cdiv(h * w, BLOCK_L) * BLOCK_L, dtype=torch.int32)
+    table[: h * w] = along.tokens(h, w)
+    return table.to(device)
 
 
 @dataclass(frozen=True)
@@ -102,6 +110,10 @@ class _Scan:
     def segments(self) -> int:
         return triton.cdiv(self.chunks, self.segment_chunks)
 
+    def order(self, route: Route) -> Tensor | None:
+        """The table of a route's tokens, in the order that its reverse shares."""
+        return order_table(replace(route, reverse=False), *self.size, self.x.device)
+
     @property
     def rank(self) -> int:
         """What the kernels are told of z and its weight: their inner size, 0 without a weight."""
@@ -119,7 +131,8 @@ class _Scan:
         inside = max(sum((n - 1) * s for n, s in zip(v.shape[1:], v.stride()[1:], strict=True)) for v in maps)
         return max(inside, self.x[0].numel() * len(self.routes)) >= 2**31
 
-    def options(self, block_d: int) -> dict[str, bool | int]:
+    @property
+    def options(self) -> dict[str, bool | int]:
         """Compile-time arguments that all kernels have."""
         return {
             "ZOH": self.zoh,
@@ -127,9 +140,9 @@ class _Scan:
             "SOFTPLUS": self.softplus,
             "PRECISE": self.precise,
             "WIDE": self.wide,
-            "FULL": self.x.shape[-1] % block_d == 0,
+            "FULL": self.x.shape[-1] % self.config.block_d == 0,
             "BLOCK_L": BLOCK_L,
-            "BLOCK_D": block_d,
+            "BLOCK_D": self.config.block_d,
             "num_warps": NUM_WARPS,
         }
 
@@ -225,12 +238,12 @@ def scan(s: _Scan) -> tuple[Tensor, Tensor, Tensor]:
     merged = y if len(orders) == 1 else s.x.new_empty((b, l, d), dtype=torch.float32)
     for i, order in enumerate(orders):
         chunk_outputs[(triton.cdiv(d, s.config.block_d) * s.chunks * b,)](
-            s.x, s.z, s.weight, s.bias, s.A, s.B, s.C, s.D, merged, y if order is orders[-1] else merged,
-            chunk_h, chunk_s, segment_h,
+            s.x, s.order(order.along), s.z, s.weight, s.bias, s.A, s.B, s.C, s.D,
+            merged, y if order is orders[-1] else merged, chunk_h, chunk_s, segment_h,
             *s.x.stride(), *s.z.stride(), *s.B.stride(), *s.C.stride(),
-            l, *s.size, order.window, d, s.rank, s.weight_stride, n, k, s.chunks, s.segments, s.segment_chunks,
+            l, d, s.rank, s.weight_stride, n, k, s.chunks, s.segments, s.segment_chunks,
             order.k_first, order.k_first if order.k_second is None else order.k_second,
-            ACCUMULATE=i > 0, **order.options, **s.options(s.config.block_d),
+            ACCUMULATE=i > 0, **order.options, **s.options,
         )  # fmt: skip
     return y, last, chunk_h
 
@@ -251,11 +264,10 @@ def enter_chunks(s: _Scan, *, u: Tensor, v: Tensor, adjoint: bool) -> tuple[Tens
     blocks_d = triton.cdiv(d, s.config.block_d)
     for i, route in enumerate(s.routes):
         chunk_states[(blocks_d * s.segments * b,)](
-            u, s.z, s.weight, s.bias, s.A, v, chunk_h, chunk_s, segment_h, segment_s,
+            u, s.order(route), s.z, s.weight, s.bias, s.A, v, chunk_h, chunk_s, segment_h, segment_s,
             *u.stride(), *s.z.stride(), *v.stride(),
-            l, *s.size, route.window, d, s.rank, s.weight_stride, n, k, s.chunks, s.segments, s.segment_chunks, i,
-            STEP=-1 if route.reverse != adjoint else 1, COLUMN=route.column, WINDOWED=route.window > 0,
-            ADJOINT=adjoint, **s.options(s.config.block_d),
+            l, d, s.rank, s.weight_stride, n, k, s.chunks, s.segments, s.segment_chunks, i,
+            STEP=-1 if route.reverse != adjoint else 1, ADJOINT=adjoint, **s.options,
         )  # fmt: skip
     carry_states[(blocks_d * n * k * b,)](
         segment_h, segment_s, s.A, last, d, n, k, s.segments, BLOCK_D=s.config.block_d, num_warps=NUM_WARPS
@@ -273,8 +285,7 @@ def scan_gradients(s: _Scan, dy: Tensor, kept: Tensor) -> tuple[Tensor, ...]:
     b, l, d = s.x.shape
     k, n = len(s.routes), s.A.shape[-1]
     chunk_g, chunk_s, segment_g, _ = enter_chunks(s, u=dy, v=s.C, adjoint=True)
-    block_d = s.config.block_d_precise if s.precise else s.config.block_d
-    blocks_d = triton.cdiv(d, block_d)
+    blocks_d = triton.cdiv(d, s.config.block_d)
 
     def empty(*shape: int) -> Tensor:
         return s.x.new_empty(shape, dtype=torch.float32)
@@ -282,23 +293,23 @@ def scan_gradients(s: _Scan, dy: Tensor, kept: Tensor) -> tuple[Tensor, ...]:
     dx, dz = s.x.new_empty(b, l, d), s.x.new_empty(b, l, k, d)
     merged = dx if k == 1 else empty(b, l, d)
     dbias, dA, dD = empty(b, s.segments, k, d), empty(b, s.segments, k, n, d), empty(b, s.segments, d)
-    dB, dC = empty(blocks_d, b, l, k, n), empty(blocks_d, b, l, k, n)
+    part_h = empty(b, s.segments, BLOCK_L // PART, n, d)
+    dBC = empty(2, blocks_d, b, l, k, n)
     for i, route in enumerate(s.routes):
         chunk_gradients[(blocks_d * s.segments * b,)](
-            dy, s.x, s.z, s.weight, s.bias, s.A, s.B, s.C, s.D, merged, kept, chunk_g, chunk_s, segment_g,
-            dx, dz, dbias, dA, dB, dC, dD,
+            dy, s.x, s.order(route), s.z, s.weight, s.bias, s.A, s.B, s.C, s.D, merged,
+            kept, chunk_g, chunk_s, segment_g, part_h,
+            dx, dz, dbias, dA, dBC, dD,
             *dy.stride(), *s.x.stride(), *s.z.stride(), *s.B.stride(), *s.C.stride(),
-            b, l, *s.size, route.window, d, s.rank, s.weight_stride, n, k, s.chunks, s.segments, s.segment_chunks,
-            i, STEP=-1 if route.reverse else 1,
-            COLUMN=route.column, WINDOWED=route.window > 0, ACCUMULATE=i > 0, LAST=i == k - 1,
-            **s.options(block_d),
+            b, l, d, s.rank, s.weight_stride, n, k, s.chunks, s.segments, s.segment_chunks,
+            i, STEP=-1 if route.reverse else 1, ACCUMULATE=i > 0, LAST=i == k - 1, PART=PART, **s.options,
         )  # fmt: skip
     return (
         dx,
         dz,
         dbias.sum((0, 1)),
         dA.sum((0, 1)).transpose(1, 2),
-        dB.sum(0),
-        dC.sum(0),
+        dBC[0].sum(0),
+        dBC[1].sum(0),
         dD.sum((0, 1)).expand(k, d),
     )

@@ -12,7 +12,16 @@ The adjoint recurrence has the same form with time reversed, so the same two ker
 import triton
 import triton.language as tl
 
-from zeromamba.kernels.triton_math import channels_if, chunk_tokens, decay, gain, load_dts, reciprocal
+from zeromamba.kernels.triton_math import (
+    channels_if,
+    chunk_tokens,
+    decay,
+    gain,
+    load_dts,
+    load_rows,
+    load_scalars,
+    reciprocal,
+)
 
 
 @triton.jit(
@@ -21,9 +30,6 @@ from zeromamba.kernels.triton_math import channels_if, chunk_tokens, decay, gain
         "z_stride_b",
         "v_stride_b",
         "l",
-        "h",
-        "w",
-        "window",
         "chunks",
         "segments",
         "segment_chunks",
@@ -31,14 +37,14 @@ from zeromamba.kernels.triton_math import channels_if, chunk_tokens, decay, gain
     ]
 )
 def chunk_states(
-    u_ptr, z_ptr, w_ptr, bias_ptr, a_ptr, v_ptr,
+    u_ptr, order_ptr, z_ptr, w_ptr, bias_ptr, a_ptr, v_ptr,
     chunk_h_ptr, chunk_s_ptr, segment_h_ptr, segment_s_ptr,
     u_stride_b, u_stride_l: tl.constexpr, u_stride_d,
     z_stride_b, z_stride_l: tl.constexpr, z_stride_k, z_stride_c,
     v_stride_b, v_stride_l: tl.constexpr, v_stride_k, v_stride_n,
-    l, h, w, window, d: tl.constexpr, rank: tl.constexpr, w_stride_k: tl.constexpr,
+    l, d: tl.constexpr, rank: tl.constexpr, w_stride_k: tl.constexpr,
     n_states: tl.constexpr, n_routes: tl.constexpr, chunks, segments, segment_chunks, k,
-    STEP: tl.constexpr, COLUMN: tl.constexpr, WINDOWED: tl.constexpr, ADJOINT: tl.constexpr, ZOH: tl.constexpr,
+    STEP: tl.constexpr, ADJOINT: tl.constexpr, ZOH: tl.constexpr,
     RANK: tl.constexpr, SOFTPLUS: tl.constexpr, PRECISE: tl.constexpr, WIDE: tl.constexpr, FULL: tl.constexpr,
     BLOCK_L: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
@@ -75,22 +81,19 @@ def chunk_states(
     s = tl.zeros((BLOCK_D,), tl.float32)
     state = tl.zeros((BLOCK_D,), tl.float32)
     first = segment * segment_chunks
-    for i in range(tl.minimum(segment_chunks, chunks - first)):
+    for i in tl.range(tl.minimum(segment_chunks, chunks - first), num_stages=1, disable_licm=True):
         time = first + i
         chunk = time if STEP > 0 else chunks - 1 - time
         tl.store(chunk_s_ptr + chunk.to(tl.int64) * d + offs_d, s, mask=mask_d)
         start = chunk * BLOCK_L if STEP > 0 else chunk * BLOCK_L + BLOCK_L - 1
-        origin, steps = chunk_tokens(start, h, w, window, STEP, COLUMN, WINDOWED, WIDE, BLOCK_L)
+        origin, steps = chunk_tokens(order_ptr, start, 0, STEP, WIDE, BLOCK_L)
         dts = load_dts(
-            z_ptr, w_ptr, k * w_stride_k, bias, start, origin, steps, h, w, window, l, d, rank, offs_d,
-            z_stride_l, z_stride_c, STEP, COLUMN, WINDOWED, WIDE, RANK, SOFTPLUS, PRECISE, FULL, BLOCK_L, BLOCK_D,
+            z_ptr, w_ptr, k * w_stride_k, bias, order_ptr, start, origin, steps, l, d, rank, offs_d,
+            z_stride_l, z_stride_c, STEP, WIDE, RANK, SOFTPLUS, PRECISE, FULL, BLOCK_L, BLOCK_D,
         )  # fmt: skip
         u_ptrs = u_ptr + origin * u_stride_l + offs_d * u_stride_d
-        v_start = v_ptr + origin * v_stride_l
-        us = ()
+        us = load_rows(u_ptrs, u_stride_l, steps, start, l, offs_d, d, STEP, FULL, BLOCK_L)
         for t in tl.static_range(BLOCK_L):
-            mask = channels_if(start + t * STEP < l, offs_d, d, FULL)
-            us = us + (tl.load(u_ptrs + steps[t] * u_stride_l, mask=mask, other=0.0),)
             s += dts[t]
         for n in range(n_states):
             a = tl.load(a_ptr + offs_d * n_states + n, mask=mask_d, other=0.0)
@@ -100,14 +103,15 @@ def chunk_states(
                     segment_h_ptr + n * d + offs_d, mask=channels_if(time > first, offs_d, d, FULL), other=0.0
                 )
             tl.store(chunk_h_ptr + (chunk.to(tl.int64) * n_states + n) * d + offs_d, state, mask=mask_d)
+            v_start = v_ptr + origin * v_stride_l + n * v_stride_n
+            vs = load_scalars(v_start, v_stride_l, steps, start, l, STEP, BLOCK_L)
             for t in tl.static_range(BLOCK_L):
-                inside = start + t * STEP < l
-                v = tl.load(v_start + n * v_stride_n + steps[t] * v_stride_l, mask=inside, other=0.0).to(tl.float32)
                 abar = decay(dts[t], a)
                 if ADJOINT:
-                    state = abar * (state + v * us[t].to(tl.float32))
+                    state = abar * (state + vs[t] * us[t].to(tl.float32))
                 else:
-                    state = abar * state + gain(dts[t], a, inverse_a, abar, ZOH) * (v * us[t].to(tl.float32))
+                    w = gain(dts[t], a, inverse_a, abar, ZOH, PRECISE)
+                    state = abar * state + w * us[t].to(tl.float32) * vs[t]
             tl.store(segment_h_ptr + n * d + offs_d, state, mask=mask_d)
     tl.store(segment_s_ptr + offs_d, s, mask=mask_d)
 

@@ -23,13 +23,12 @@ class Config:
     """How the work is cut: the same for every image size, so that no size compiles anew."""
 
     block_d: int = 64  # channels of a program, two to a thread
-    block_d_precise: int = 32  # of `chunk_gradients` in float32, which would not fit a thread's registers otherwise
     programs: int = 8192  # segments are made shorter, down to one chunk, until there are as many programs
 
 
 #: From registers and instructions counted by benchmarks/ahead_of_time.py, for sm_80 and sm_90 alike.
 SHIPPED = Config()
-CHOICES = tuple(Config(d, p, n) for d, p, n in product((32, 64), (32, 64), (2048, 8192, 32768)))
+CHOICES = tuple(Config(d, n) for d, n in product((32, 64), (2048, 8192, 32768)))
 
 
 def file() -> Path:
