@@ -8,7 +8,7 @@ python train.py --eval runs/demo/.../model.safetensors  evaluate a checkpoint ag
 import argparse
 import sys
 import time
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import torch
@@ -73,7 +73,7 @@ def evaluate(
     record = checkpoint.record
     gamma, chosen_by = record.gamma, record.chosen_by
     if settings.gamma is not None and settings.gamma != gamma:
-        gamma, chosen_by = settings.gamma, f"gamma given by hand; epoch: {chosen_by}"
+        gamma, chosen_by = settings.gamma, replace(checkpoint.settings, gamma=settings.gamma).chosen_by
     evaluation = evaluate_split(model.to(device), data, final_split(data), settings, gamma, device)
     result = {**summary(evaluation), "chosen_by": chosen_by}
     for name, accuracy in per_class_by_name(evaluation, data)["gzsl"].items():

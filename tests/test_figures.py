@@ -13,7 +13,7 @@ import train
 from zeromamba import figures
 from zeromamba.data import ImageDataset
 from zeromamba.figures.__main__ import main
-from zeromamba.settings import PROTOCOLS
+from zeromamba.settings import Settings
 from zeromamba.training import loader, represent
 
 try:
@@ -81,12 +81,12 @@ def test_figures_for_print_have_their_format_s_signature(suffix, checkpoint, tmp
 @pytest.mark.parametrize("name", FIGURES)
 def test_captions_name_the_images_and_the_protocol(name, drawn):
     text = texts(drawn[name])
-    assert PROTOCOLS["validation"].label in text
+    assert Settings().chosen_by in text
     assert "no test image" in text if name == "erf" else "est images" in text and "chooses nothing" in text
 
 
 def test_a_checkpoint_chosen_on_test_images_says_so(checkpoint, run):
-    record = replace(run.checkpoint.record, chosen_by=PROTOCOLS["paper"].label)
+    record = replace(run.checkpoint.record, chosen_by=Settings(protocol="paper").chosen_by)
     chosen_on_test = replace(run, checkpoint=replace(run.checkpoint, record=record))
     assert "best epoch on test images" in texts(Gamma(checkpoint).draw(chosen_on_test))
 

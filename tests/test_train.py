@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 import train
 from zeromamba.checkpoint import load_checkpoint
-from zeromamba.settings import PROTOCOLS, Settings, preset
+from zeromamba.settings import Settings, preset
 
 REPO = Path(__file__).parents[1]
 TINY = [
@@ -52,8 +52,8 @@ def test_a_run_leaves_settings_versions_results_checkpoint_and_table(finished, t
     )
     assert set(seed["per_class"]["czsl"]) == {"class 4", "class 5"}
     assert set(seed["per_class"]["gzsl"]) == {f"class {k}" for k in range(7)}
-    assert seed["chosen_by"] == PROTOCOLS["validation"].label
-    assert PROTOCOLS["validation"].label in " ".join(printed.split())
+    assert seed["chosen_by"] == Settings().chosen_by
+    assert Settings().chosen_by in " ".join(printed.split())
     assert list((out / "seed-0" / "search").glob("events*"))
     assert "chance" in (out / "table.txt").read_text()
 
@@ -118,7 +118,7 @@ def test_the_paper_s_protocol_says_so_wherever_its_numbers_appear(tiny, tmp_path
     out = tmp_path / "paper"
     process = run("--dataset", tiny, "--out", out, *TINY, "--protocol", "paper", "--gamma", "0.3")
     assert process.returncode == 0, process.stderr
-    label = PROTOCOLS["paper"].label
+    label = Settings(protocol="paper").chosen_by
     (seed,) = json.loads((out / "results.json").read_text())["seeds"]
     assert seed["chosen_by"] == label
     assert seed["gamma"] == 0.3
@@ -128,6 +128,33 @@ def test_the_paper_s_protocol_says_so_wherever_its_numbers_appear(tiny, tmp_path
     assert "best epoch on test images" in " ".join((out / "table.txt").read_text().split())
     for kind in ("czsl", "gzsl"):
         assert load_checkpoint(out / "seed-0" / f"model_best_{kind}.safetensors").record.chosen_by == label
+
+
+@pytest.mark.parametrize(
+    ("settings", "label"),
+    [
+        (Settings(), "epoch and gamma chosen on validation classes"),
+        (Settings(gamma=0.3), "epoch chosen on validation classes, gamma fixed by hand"),
+        (Settings(protocol="paper"), "best epoch on test images, gamma fixed by hand (as the released code)"),
+        (Settings(protocol="paper", gamma=0.3), "best epoch on test images, gamma fixed by hand (as the released code)"),
+    ],
+)
+def test_how_a_number_was_chosen(settings, label):
+    assert settings.chosen_by == label
+
+
+def test_a_gamma_given_by_hand_is_nowhere_said_to_be_chosen(finished, tiny, tmp_path):
+    by_hand = Settings(gamma=0.2).chosen_by
+    out = tmp_path / "by hand"
+    process = run("--dataset", tiny, "--out", out, *TINY, "--epochs", "1", "--gamma", "0.2")
+    assert process.returncode == 0, process.stderr
+    (seed,) = json.loads((out / "results.json").read_text())["seeds"]
+    assert (seed["chosen_by"], seed["gamma"]) == (by_hand, 0.2)
+    assert load_checkpoint(out / "seed-0" / "model.safetensors").record.chosen_by == by_hand
+    again = run("--eval", finished[0] / "seed-0" / "model.safetensors", "--gamma", "0.2")
+    for printed in (process.stdout, again.stdout):
+        assert by_hand in " ".join(printed.split())
+        assert Settings().chosen_by not in " ".join(printed.split())
 
 
 def error_of(*arguments):

@@ -36,15 +36,17 @@ class CommandLine:
     """a small network and few epochs, for two CPU cores; the table says so"""
     out: Path | None = None
     """folder of all experiments, which share their runs; by default runs/experiments, or runs/reduced"""
-    protocol: ProtocolName = "validation"
+    protocol: ProtocolName = Settings.protocol
     """validation: epoch and gamma from held-out validation classes; paper: as the released code, on test images"""
-    variant: VariantName = "released"
-    """what paper and released code do differently in the model"""
+    variant: VariantName | None = None
+    """released or paper, which differ in the model; by default what the preset of each data set says"""
+    gamma: float | None = None
+    """calibration in (14) on all data sets; by default chosen on validation classes, or the published value"""
     data_root: Path = Settings.data_root
     """folder that holds CUB/, SUN/, AWA2/, xlsa17/ and w2v/"""
     device: str = Settings.device
     """cpu, cuda, cuda:1, ...; auto takes a CUDA device where there is one"""
-    precision: Literal["float32", "bf16"] = "float32"
+    precision: Literal["float32", "bf16"] = Settings.precision
     """bf16: autocast of the forward; parameters stay float32"""
     grad_checkpoint: bool = Settings.grad_checkpoint
     """recompute each block in the backward: less memory, more time"""
@@ -52,9 +54,10 @@ class CommandLine:
     """processes that read images"""
 
     def common(self) -> dict[str, Any]:
-        """The settings that all runs share, but for the data set."""
+        """The settings that all runs share, but for the data set; those that are None stay the preset's."""
         names = {f.name for f in fields(Settings)}
-        return {f.name: getattr(self, f.name) for f in fields(self) if f.name in names}
+        given = {f.name: getattr(self, f.name) for f in fields(self) if f.name in names}
+        return {name: value for name, value in given.items() if value is not None}
 
 
 def plan_all(command: CommandLine, experiment: Experiment, out: Path) -> list[Cell]:
