@@ -158,7 +158,7 @@ def test_what_is_missing_is_named_before_anything_is_trained(tiny, tmp_path):
         main(["table5", "--datasets", str(tiny), "--out", str(tmp_path), "--device", "cpu"])
     with pytest.raises(SystemExit, match="--gamma"):
         run("table7", "--datasets", tiny, "--out", tmp_path, "--protocol", "paper")
-    with pytest.raises(SystemExit, match=r"vssm_small_0229\S*: no such weights file"):  # with it, the next thing missing
+    with pytest.raises(SystemExit, match=r"vssm_small_0229\S*: no such weights file"):  # what is missing next
         main(["table7", "--datasets", str(tiny), "--out", str(tmp_path), "--protocol", "paper", "--gamma", "0"])
     assert not (tmp_path / "runs").exists()
 
