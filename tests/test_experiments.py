@@ -3,15 +3,12 @@
 import contextlib
 import csv
 import io
-import os
-import signal
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from killing import run_killed
 
 from zeromamba import figures
 from zeromamba.backbones import build_backbone
@@ -30,23 +27,7 @@ try:
 except ModuleNotFoundError as error:
     pytest.skip(str(error), allow_module_level=True)
 
-REPO = Path(__file__).parents[1]
 SMALL = ("--reduced", "--workers", "0", "--device", "cpu")
-
-DIES_AT_STEP = """
-import os, signal, sys
-from zeromamba import training
-from zeromamba.experiments.__main__ import main
-flip_half, steps = training.flip_half, 0
-def dying(images):
-    global steps
-    steps += 1
-    if steps == {step}:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return flip_half(images)
-training.flip_half = dying
-main(sys.argv[1:])
-"""
 
 
 def run(*arguments):
@@ -54,17 +35,6 @@ def run(*arguments):
     with contextlib.redirect_stdout(io.StringIO()) as printed:
         main([*map(str, arguments), *SMALL])
     return printed.getvalue()
-
-
-def run_killed(*arguments, step):
-    """Run an experiment in a process that SIGKILL ends at a training step; returns what it printed."""
-    driver = [sys.executable, "-c", DIES_AT_STEP.format(step=step)]
-    environment = os.environ | {"PYTHONPATH": str(REPO)}
-    process = subprocess.run(
-        [*driver, *map(str, arguments), *SMALL], capture_output=True, text=True, env=environment, check=False
-    )
-    assert process.returncode == -signal.SIGKILL, process.stderr
-    return process.stdout
 
 
 def table_of(folder):
@@ -85,7 +55,7 @@ def epochs_trained(stdout):
 
 def test_an_experiment_killed_and_started_again_loses_no_finished_run_and_repeats_none(finished, tiny, tmp_path):
     arguments = ("table7", "--datasets", tiny, "--out", tmp_path)
-    killed = run_killed(*arguments, step=8)
+    killed = run_killed("zeromamba.experiments.__main__", *arguments, *SMALL, step=8)
     results = {path: path.stat().st_mtime_ns for path in tmp_path.glob("runs/**/result.json")}
     assert len(results) == 1, "it was killed in the second of three runs"
     going_on = run(*arguments)

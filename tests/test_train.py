@@ -2,33 +2,29 @@
 
 import json
 import os
-import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
+from killing import REPO, run_killed
 from safetensors.torch import load_file
 
 import train
 from zeromamba.checkpoint import load_checkpoint
 from zeromamba.settings import Settings, preset
 
-REPO = Path(__file__).parents[1]
 TINY = [
     *("--preset", "small", "--image-size", "32", "--epochs", "2", "--batch-size", "8"),
     *("--workers", "0", "--device", "cpu"),
 ]
 
 
-def run(*arguments, driver=None):
+def run(*arguments):
     """train.py as a process of its own."""
-    program = ["-c", driver] if driver else [str(REPO / "train.py")]
+    command = [sys.executable, str(REPO / "train.py"), *map(str, arguments)]
     environment = os.environ | {"PYTHONPATH": str(REPO)}
-    return subprocess.run(
-        [sys.executable, *program, *map(str, arguments)], capture_output=True, text=True, env=environment, check=False
-    )
+    return subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
 
 
 @pytest.fixture(scope="module")
@@ -67,27 +63,10 @@ def test_test_images_choose_nothing_by_default(finished):
     assert seed["gamma"] == seed["validation"]["gamma"]
 
 
-DIES_AT_STEP = """
-import os, signal, sys
-import train
-from zeromamba import training
-flip_half, steps = training.flip_half, 0
-def dying(images):
-    global steps
-    steps += 1
-    if steps == {step}:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return flip_half(images)
-training.flip_half = dying
-train.main(sys.argv[1:])
-"""
-
-
 @pytest.mark.parametrize("step", [2, 4, 7], ids=["first epoch", "second epoch", "final fit"])
 def test_a_killed_run_goes_on_to_the_same_bits(step, finished, tiny, tmp_path):
     out = tmp_path / "killed"
-    killed = run("--dataset", tiny, "--out", out, *TINY, driver=DIES_AT_STEP.format(step=step))
-    assert killed.returncode == -signal.SIGKILL
+    run_killed("train", "--dataset", tiny, "--out", out, *TINY, step=step)
     assert not (out / "results.json").exists()
     resumed = run("--resume", out)
     assert resumed.returncode == 0, resumed.stderr
