@@ -12,6 +12,7 @@ from torch import nn
 import train
 from zeromamba import figures
 from zeromamba.data import ImageDataset
+from zeromamba.figures import run as run_module
 from zeromamba.figures.__main__ import main
 from zeromamba.settings import Settings
 from zeromamba.training import loader, represent
@@ -231,11 +232,20 @@ def error_of(*arguments):
 def test_errors_name_what_is_wrong(checkpoint, tmp_path):
     assert "nowhere.safetensors" in error_of("gamma", tmp_path / "no folder" / "nowhere.safetensors")
     assert ".jpg" in error_of("gamma", checkpoint, "--out", tmp_path / "figure.jpg")
-    assert "--dataset" in error_of("gamma", tmp_path / "CUB_bestGZSL.pth")
+    for dataset in ((), ("--dataset", "demo")):
+        assert "give --dataset cub, sun or awa2" in error_of("gamma", tmp_path / "CUB_bestGZSL.pth", *dataset)
     assert "red" in error_of("gamma", checkpoint, "--dataset", "demo")
     assert "'no such class'" in error_of("attention", checkpoint, "--classes", "no such class")
     assert "--per-class" in error_of("tsne", checkpoint, "--classes", "class 0", "--per-class", "1")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_backbone_that_cannot_be_imported_ends_in_a_message(checkpoint, monkeypatch):
+    def without_timm(*_):
+        raise ImportError("DeiT and ViT come from timm")
+
+    monkeypatch.setattr(run_module, "restore_model", without_timm)
+    assert "timm" in error_of("gamma", checkpoint)
 
 
 def test_missing_packages_are_named_with_what_installs_them(checkpoint, monkeypatch):
