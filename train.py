@@ -8,16 +8,16 @@ python train.py --eval runs/demo/.../model.safetensors  evaluate a checkpoint ag
 import argparse
 import sys
 import time
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import torch
 import tyro
 
 from zeromamba import report
-from zeromamba.build import build_model, restore_model
+from zeromamba.build import build_model, load_data, restore_model
 from zeromamba.checkpoint import Checkpoint, adopt_released, load_checkpoint
-from zeromamba.data import ZSLData, load_dataset
+from zeromamba.data import ZSLData
 from zeromamba.files import write_json
 from zeromamba.model import ZeroShotModel
 from zeromamba.protocol import SeedRun, final_split, per_class_by_name, summary
@@ -73,7 +73,7 @@ def evaluate(
     record = checkpoint.record
     gamma, chosen_by = record.gamma, record.chosen_by
     if settings.gamma is not None and settings.gamma != gamma:
-        gamma, chosen_by = settings.gamma, f"gamma given by hand; epoch: {chosen_by}"
+        gamma, chosen_by = settings.gamma, replace(checkpoint.settings, gamma=settings.gamma).chosen_by
     evaluation = evaluate_split(model.to(device), data, final_split(data), settings, gamma, device)
     result = {**summary(evaluation), "chosen_by": chosen_by}
     for name, accuracy in per_class_by_name(evaluation, data)["gzsl"].items():
@@ -90,15 +90,7 @@ def main(argv: list[str] | None = None) -> None:
         folder = (
             command.resume or command.out or Path("runs", Path(settings.dataset).name, time.strftime("%F_%H-%M-%S"))
         )
-        data = load_dataset(
-            settings.dataset,
-            settings.data_root,
-            seed=settings.data_seed,
-            repair_word_vectors=settings.protocol_rules.repair_word_vectors,
-            check_images=settings.check_images,
-        )
-        for note in data.notes:
-            print(f"note: {note}")
+        data = load_data(settings)
         if command.eval:
             ours = command.eval.suffix == ".safetensors"
             checkpoint = load_checkpoint(command.eval) if ours else adopt_released(command.eval, settings, data, gamma)

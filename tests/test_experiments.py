@@ -3,50 +3,32 @@
 import contextlib
 import csv
 import io
-import os
-import signal
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from killing import run_killed
 
 from zeromamba import figures
 from zeromamba.backbones import build_backbone
 from zeromamba.backbones.local_vim import LocalVim
 from zeromamba.backbones.local_vmamba import LocalVMamba
 from zeromamba.backbones.vim import Vim
+from zeromamba.build import build_model
 from zeromamba.data import load_dataset
 from zeromamba.experiments import run as run_module
-from zeromamba.experiments.__main__ import main
+from zeromamba.experiments.__main__ import CommandLine, main
 from zeromamba.experiments.grids import EXPERIMENTS, REDUCED_NOTE, base_settings, row_changes
 from zeromamba.experiments.tables import markdown, printed_row
-from zeromamba.settings import PROTOCOLS
+from zeromamba.settings import Settings
 
 try:
     figures.require_packages()
 except ModuleNotFoundError as error:
     pytest.skip(str(error), allow_module_level=True)
 
-REPO = Path(__file__).parents[1]
 SMALL = ("--reduced", "--workers", "0", "--device", "cpu")
-
-DIES_AT_STEP = """
-import os, signal, sys
-from zeromamba import training
-from zeromamba.experiments.__main__ import main
-flip_half, steps = training.flip_half, 0
-def dying(images):
-    global steps
-    steps += 1
-    if steps == {step}:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return flip_half(images)
-training.flip_half = dying
-main(sys.argv[1:])
-"""
 
 
 def run(*arguments):
@@ -54,17 +36,6 @@ def run(*arguments):
     with contextlib.redirect_stdout(io.StringIO()) as printed:
         main([*map(str, arguments), *SMALL])
     return printed.getvalue()
-
-
-def run_killed(*arguments, step):
-    """Run an experiment in a process that SIGKILL ends at a training step; returns what it printed."""
-    driver = [sys.executable, "-c", DIES_AT_STEP.format(step=step)]
-    environment = os.environ | {"PYTHONPATH": str(REPO)}
-    process = subprocess.run(
-        [*driver, *map(str, arguments), *SMALL], capture_output=True, text=True, env=environment, check=False
-    )
-    assert process.returncode == -signal.SIGKILL, process.stderr
-    return process.stdout
 
 
 def table_of(folder):
@@ -85,7 +56,7 @@ def epochs_trained(stdout):
 
 def test_an_experiment_killed_and_started_again_loses_no_finished_run_and_repeats_none(finished, tiny, tmp_path):
     arguments = ("table7", "--datasets", tiny, "--out", tmp_path)
-    killed = run_killed(*arguments, step=8)
+    killed = run_killed("zeromamba.experiments.__main__", *arguments, *SMALL, step=8)
     results = {path: path.stat().st_mtime_ns for path in tmp_path.glob("runs/**/result.json")}
     assert len(results) == 1, "it was killed in the second of three runs"
     going_on = run(*arguments)
@@ -107,7 +78,7 @@ def test_a_finished_experiment_trains_nothing_and_others_find_its_runs(finished,
 def test_the_table_says_that_it_is_reduced_and_how_its_numbers_were_chosen(finished):
     text = (finished[0] / "table7" / "table.md").read_text()
     assert REDUCED_NOTE in text
-    assert PROTOCOLS["validation"].label in text
+    assert Settings().chosen_by in text
     assert "VMamba-Nano, 48 px" in text
 
 
@@ -158,7 +129,40 @@ def test_what_is_missing_is_named_before_anything_is_trained(tiny, tmp_path):
         main(["table5", "--datasets", str(tiny), "--out", str(tmp_path), "--device", "cpu"])
     with pytest.raises(SystemExit, match="--gamma"):
         run("table7", "--datasets", tiny, "--out", tmp_path, "--protocol", "paper")
+    with pytest.raises(SystemExit, match=r"vssm_small_0229\S*: no such weights file"):  # what is missing next
+        main(["table7", "--datasets", str(tiny), "--out", str(tmp_path), "--protocol", "paper", "--gamma", "0"])
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("dataset", ["demo", "cub", "sun", "awa2", "imagenet", "birds"])
+@pytest.mark.parametrize("reduced", [False, True])
+def test_what_is_not_given_is_the_preset_s(dataset, reduced):
+    preset = base_settings(dataset, reduced)
+    assert replace(preset, **CommandLine("table1").common()) == preset
+    assert replace(preset, **CommandLine("table1", variant="released").common()).variant == "released"
+    assert base_settings("demo", reduced).variant == "paper", "what a default of the command's own would override"
+
+
+def test_a_variant_that_is_given_has_runs_of_its_own_and_the_table_says_which_it_is(tiny, tmp_path):
+    """The preset of the user's folder is variant "released": asking for it by name finds the same run."""
+    small = replace(EXPERIMENTS["table7"], rows=EXPERIMENTS["table7"].rows[:1])
+    data, folders = load_dataset(str(tiny), Path(), seed=0), {}
+    for variant in (None, "released", "paper"):
+        common = CommandLine("table7", variant=variant).common() | {"dataset": str(tiny)}
+        (cell,) = run_module.plan(small, data, common, True, tmp_path)
+        folders[variant] = cell.folder.name
+        assert f"variant {variant or 'released'}. " in markdown(small, [cell], True)
+    assert folders == {None: "image_size=32", "released": "image_size=32", "paper": "variant=paper,image_size=32"}
+    one_function = "the baseline and ZeroMamba without SLP are one function"
+    for variant, is_said in (("released", False), ("paper", True)):
+        common = CommandLine("table5", variant=variant).common() | {"dataset": str(tiny)}
+        cells = run_module.plan(EXPERIMENTS["table5"], data, common, True, tmp_path)
+        assert (one_function in markdown(EXPERIMENTS["table5"], cells, True)) == is_said
+        models = [build_model(c.settings, data.V).eval() for c in cells if c.row.name in ("baseline", "without SLP")]
+        sizes = {sum(p.numel() for p in model.parameters()) for model in models}
+        assert (len(sizes) == 1) == is_said
+    scaled = replace(cell, settings=replace(cell.settings, logit_scale=10.0))
+    assert "variant paper, class scores times 10. " in markdown(small, [scaled], True)
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)

@@ -12,8 +12,9 @@ from torch import nn
 import train
 from zeromamba import figures
 from zeromamba.data import ImageDataset
+from zeromamba.figures import run as run_module
 from zeromamba.figures.__main__ import main
-from zeromamba.settings import PROTOCOLS
+from zeromamba.settings import Settings
 from zeromamba.training import loader, represent
 
 try:
@@ -81,12 +82,12 @@ def test_figures_for_print_have_their_format_s_signature(suffix, checkpoint, tmp
 @pytest.mark.parametrize("name", FIGURES)
 def test_captions_name_the_images_and_the_protocol(name, drawn):
     text = texts(drawn[name])
-    assert PROTOCOLS["validation"].label in text
+    assert Settings().chosen_by in text
     assert "no test image" in text if name == "erf" else "est images" in text and "chooses nothing" in text
 
 
 def test_a_checkpoint_chosen_on_test_images_says_so(checkpoint, run):
-    record = replace(run.checkpoint.record, chosen_by=PROTOCOLS["paper"].label)
+    record = replace(run.checkpoint.record, chosen_by=Settings(protocol="paper").chosen_by)
     chosen_on_test = replace(run, checkpoint=replace(run.checkpoint, record=record))
     assert "best epoch on test images" in texts(Gamma(checkpoint).draw(chosen_on_test))
 
@@ -231,11 +232,20 @@ def error_of(*arguments):
 def test_errors_name_what_is_wrong(checkpoint, tmp_path):
     assert "nowhere.safetensors" in error_of("gamma", tmp_path / "no folder" / "nowhere.safetensors")
     assert ".jpg" in error_of("gamma", checkpoint, "--out", tmp_path / "figure.jpg")
-    assert "--dataset" in error_of("gamma", tmp_path / "CUB_bestGZSL.pth")
+    for dataset in ((), ("--dataset", "demo")):
+        assert "give --dataset cub, sun or awa2" in error_of("gamma", tmp_path / "CUB_bestGZSL.pth", *dataset)
     assert "red" in error_of("gamma", checkpoint, "--dataset", "demo")
     assert "'no such class'" in error_of("attention", checkpoint, "--classes", "no such class")
     assert "--per-class" in error_of("tsne", checkpoint, "--classes", "class 0", "--per-class", "1")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_backbone_that_cannot_be_imported_ends_in_a_message(checkpoint, monkeypatch):
+    def without_timm(*_):
+        raise ImportError("DeiT and ViT come from timm")
+
+    monkeypatch.setattr(run_module, "restore_model", without_timm)
+    assert "timm" in error_of("gamma", checkpoint)
 
 
 def test_missing_packages_are_named_with_what_installs_them(checkpoint, monkeypatch):

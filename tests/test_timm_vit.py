@@ -1,13 +1,15 @@
-"""The adapter for timm's transformers, with a small module in timm's place that has its interface (timm 1.0)."""
+"""The adapter for timm's transformers: with a small module in timm's place that has its interface (timm 1.0), and,
+where timm can be imported, beside timm itself."""
 
 import sys
 from types import ModuleType
 
 import pytest
+import released
 import torch
 from torch import nn
 
-from zeromamba.backbones import ImageNetClassifier, build_backbone, timm_vit
+from zeromamba.backbones import REGISTRY, ImageNetClassifier, build_backbone, timm_vit
 from zeromamba.data.pixels import IMAGENET_MEAN, IMAGENET_STD
 from zeromamba.weights import load_strict, save_safetensors
 
@@ -123,3 +125,37 @@ def test_a_timm_that_breaks_while_it_is_imported_says_why(monkeypatch):
 def test_a_transformer_has_no_scan_to_discretise(timm):
     with pytest.raises(ValueError, match="deit_small_patch16_224 is a transformer"):
         build_backbone("deit-small", discretization="zoh")
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"), [("deit-small", 22_050_664), ("deit-base", 86_567_656), ("vit-base", 86_567_656)]
+)
+@pytest.mark.parametrize("image_size", [(224, 224), (160, 96)])
+@torch.no_grad()
+def test_class_scores_are_those_of_timm_run_beside_ours(name, parameters, image_size):
+    """At another size than 224 theirs is built for it, and takes the weights as timm does when it fine-tunes."""
+    try:
+        ours = ImageNetClassifier(build_backbone(name)).eval()
+    except ImportError as error:
+        pytest.skip(str(error))
+    import timm
+    from timm.models.vision_transformer import checkpoint_filter_fn
+
+    assert sum(p.numel() for p in ours.parameters()) == parameters
+    architecture = {"deit-small": "deit_small_patch16_224", "deit-base": "deit_base_patch16_224"}
+    theirs = timm.create_model(architecture.get(name, "vit_base_patch16_224"), img_size=image_size).eval()
+    shapes = {key: tensor.shape for key, tensor in theirs.state_dict().items()}
+    state = released.formula_state(shapes | {"pos_embed": (1, 1 + 14 * 14, ours.backbone.channels)})
+    theirs.load_state_dict(checkpoint_filter_fn(dict(state), theirs))
+    load_strict(ours, REGISTRY[name].released.rename(state, name), name)
+
+    images = 2 * released.formula((1, 3, *image_size), seed=0)
+    mean, deviation = (torch.tensor(values)[:, None, None] for values in (IMAGENET_MEAN, IMAGENET_STD))
+    pixels = images * deviation + mean
+    mean, deviation = (torch.tensor(theirs.pretrained_cfg[key])[:, None, None] for key in ("mean", "std"))
+    expected = theirs((pixels - mean) / deviation)
+    difference = released.relative_difference(ours(images), expected)
+    print(f"{name} {image_size}: relative difference {difference:.1e}")
+    assert difference < 1e-4
+    pooled = theirs.forward_head(theirs.forward_features((pixels - mean) / deviation), pre_logits=True)
+    assert released.relative_difference(ours.backbone(images).pooled, pooled) < 1e-4

@@ -2,33 +2,29 @@
 
 import json
 import os
-import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
+from killing import REPO, run_killed
 from safetensors.torch import load_file
 
 import train
 from zeromamba.checkpoint import load_checkpoint
-from zeromamba.settings import PROTOCOLS, Settings, preset
+from zeromamba.settings import Settings, preset
 
-REPO = Path(__file__).parents[1]
 TINY = [
     *("--preset", "small", "--image-size", "32", "--epochs", "2", "--batch-size", "8"),
     *("--workers", "0", "--device", "cpu"),
 ]
 
 
-def run(*arguments, driver=None):
+def run(*arguments):
     """train.py as a process of its own."""
-    program = ["-c", driver] if driver else [str(REPO / "train.py")]
+    command = [sys.executable, str(REPO / "train.py"), *map(str, arguments)]
     environment = os.environ | {"PYTHONPATH": str(REPO)}
-    return subprocess.run(
-        [sys.executable, *program, *map(str, arguments)], capture_output=True, text=True, env=environment, check=False
-    )
+    return subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
 
 
 @pytest.fixture(scope="module")
@@ -52,8 +48,8 @@ def test_a_run_leaves_settings_versions_results_checkpoint_and_table(finished, t
     )
     assert set(seed["per_class"]["czsl"]) == {"class 4", "class 5"}
     assert set(seed["per_class"]["gzsl"]) == {f"class {k}" for k in range(7)}
-    assert seed["chosen_by"] == PROTOCOLS["validation"].label
-    assert PROTOCOLS["validation"].label in " ".join(printed.split())
+    assert seed["chosen_by"] == Settings().chosen_by
+    assert Settings().chosen_by in " ".join(printed.split())
     assert list((out / "seed-0" / "search").glob("events*"))
     assert "chance" in (out / "table.txt").read_text()
 
@@ -67,27 +63,10 @@ def test_test_images_choose_nothing_by_default(finished):
     assert seed["gamma"] == seed["validation"]["gamma"]
 
 
-DIES_AT_STEP = """
-import os, signal, sys
-import train
-from zeromamba import training
-flip_half, steps = training.flip_half, 0
-def dying(images):
-    global steps
-    steps += 1
-    if steps == {step}:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return flip_half(images)
-training.flip_half = dying
-train.main(sys.argv[1:])
-"""
-
-
 @pytest.mark.parametrize("step", [2, 4, 7], ids=["first epoch", "second epoch", "final fit"])
 def test_a_killed_run_goes_on_to_the_same_bits(step, finished, tiny, tmp_path):
     out = tmp_path / "killed"
-    killed = run("--dataset", tiny, "--out", out, *TINY, driver=DIES_AT_STEP.format(step=step))
-    assert killed.returncode == -signal.SIGKILL
+    run_killed("train", "--dataset", tiny, "--out", out, *TINY, step=step)
     assert not (out / "results.json").exists()
     resumed = run("--resume", out)
     assert resumed.returncode == 0, resumed.stderr
@@ -118,7 +97,7 @@ def test_the_paper_s_protocol_says_so_wherever_its_numbers_appear(tiny, tmp_path
     out = tmp_path / "paper"
     process = run("--dataset", tiny, "--out", out, *TINY, "--protocol", "paper", "--gamma", "0.3")
     assert process.returncode == 0, process.stderr
-    label = PROTOCOLS["paper"].label
+    label = Settings(protocol="paper").chosen_by
     (seed,) = json.loads((out / "results.json").read_text())["seeds"]
     assert seed["chosen_by"] == label
     assert seed["gamma"] == 0.3
@@ -128,6 +107,32 @@ def test_the_paper_s_protocol_says_so_wherever_its_numbers_appear(tiny, tmp_path
     assert "best epoch on test images" in " ".join((out / "table.txt").read_text().split())
     for kind in ("czsl", "gzsl"):
         assert load_checkpoint(out / "seed-0" / f"model_best_{kind}.safetensors").record.chosen_by == label
+
+
+@pytest.mark.parametrize(
+    ("settings", "label"),
+    [
+        (Settings(), "epoch and gamma chosen on validation classes"),
+        (Settings(gamma=0.3), "epoch chosen on validation classes, gamma fixed by hand"),
+        (Settings(protocol="paper"), "best epoch on test images, gamma fixed by hand (as the released code)"),
+    ],
+)
+def test_how_a_number_was_chosen(settings, label):
+    assert settings.chosen_by == label
+
+
+def test_a_gamma_given_by_hand_is_nowhere_said_to_be_chosen(finished, tiny, tmp_path):
+    by_hand = Settings(gamma=0.2).chosen_by
+    out = tmp_path / "by hand"
+    process = run("--dataset", tiny, "--out", out, *TINY, "--epochs", "1", "--gamma", "0.2")
+    assert process.returncode == 0, process.stderr
+    (seed,) = json.loads((out / "results.json").read_text())["seeds"]
+    assert (seed["chosen_by"], seed["gamma"]) == (by_hand, 0.2)
+    assert load_checkpoint(out / "seed-0" / "model.safetensors").record.chosen_by == by_hand
+    again = run("--eval", finished[0] / "seed-0" / "model.safetensors", "--gamma", "0.2")
+    for printed in (process.stdout, again.stdout):
+        assert by_hand in " ".join(printed.split())
+        assert Settings().chosen_by not in " ".join(printed.split())
 
 
 def error_of(*arguments):

@@ -1,4 +1,4 @@
-"""Put a model together from settings; backbones are named in their registry, weights are in files."""
+"""Put data and model together from settings; backbones are named in their registry, weights are in files."""
 
 from pathlib import Path
 
@@ -7,11 +7,30 @@ from torch import Tensor
 from .ablations import Baseline, WithoutGRL, WithoutSLP
 from .backbones import REGISTRY, BackboneName, build_backbone
 from .checkpoint import Checkpoint, in_zeromamba
+from .data import ZSLData, load_dataset
 from .model import ZeroMamba, ZeroShotModel
 from .settings import Settings
 from .weights import load_strict
 
 PRETRAINED_PARTS = ("backbone.", "grl.head.")  # what an ImageNet checkpoint covers
+
+
+def load_data(settings: Settings) -> ZSLData:
+    """The data set that the settings name, checked; prints what a user should know of it.
+
+    Raises:
+        FileNotFoundError, ValueError: as `load_dataset`.
+    """
+    data = load_dataset(
+        settings.dataset,
+        settings.data_root,
+        seed=settings.data_seed,
+        repair_word_vectors=settings.protocol_rules.repair_word_vectors,
+        check_images=settings.check_images,
+    )
+    for note in data.notes:
+        print(f"note: {note}")
+    return data
 
 
 def build_model(settings: Settings, V: Tensor) -> ZeroShotModel:

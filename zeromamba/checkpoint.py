@@ -135,7 +135,7 @@ def adopt_released(path: Path, settings: Settings, data: ZSLData, gamma: float |
         seed=0,
         epoch=0,
         gamma=gamma,
-        chosen_by="released checkpoint: best epoch on test images",
+        chosen_by="released checkpoint: best epoch on test images, gamma fixed by hand",
         dataset=data.name,
         class_names=data.class_names,
         seen=tuple(torch.sort(data.seen).values.tolist()),

@@ -14,25 +14,17 @@ Components = Literal["full", "without-slp", "without-grl", "baseline"]
 
 @dataclass(frozen=True)
 class Protocol:
-    """How gamma and the epoch are chosen, and what of the released training code is repeated."""
+    """What of the released training code is repeated; how epoch and gamma are chosen is `protocol.py`'s."""
 
-    select_on: Literal["validation", "test"]  # the images on which epoch (and gamma, where none is given) are chosen
     shuffle: bool  # visit the training images in a new order every epoch
     decay_everything: bool  # weight decay on norms, biases, A_log and D too
     repair_word_vectors: bool  # replace an all-zero word vector
     sef_eps: float  # least norm that SeF divides by
 
-    @property
-    def label(self) -> str:
-        """Goes beside every number made under this protocol."""
-        if self.select_on == "test":
-            return "best epoch on test images, gamma fixed by hand (as the released code)"
-        return "epoch and gamma chosen on validation classes"
-
 
 PROTOCOLS: dict[ProtocolName, Protocol] = {
-    "validation": Protocol("validation", True, False, True, 1e-6),
-    "paper": Protocol("test", False, True, False, 0.0),
+    "validation": Protocol(True, False, True, 1e-6),
+    "paper": Protocol(False, True, False, 0.0),
 }
 
 CHECKPOINTS = Path("checkpoints")  # where released weights are looked for
@@ -131,7 +123,12 @@ class Settings:
     @property
     def chosen_by(self) -> str:
         """How a number of this run was made; goes wherever the number does."""
-        label = self.protocol_rules.label
+        if self.protocol == "paper":
+            label = "best epoch on test images, gamma fixed by hand (as the released code)"
+        elif self.gamma is None:
+            label = "epoch and gamma chosen on validation classes"
+        else:
+            label = "epoch chosen on validation classes, gamma fixed by hand"
         if self.dataset == "imagenet" and self.weights is not None:
             label += "; the backbone saw all classes of ImageNet-1K in pretraining: none is unseen to it"
         return label

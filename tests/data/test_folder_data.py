@@ -129,6 +129,14 @@ def test_mistake_in_a_text_file(pets, file, old, new, message):
         load(pets)
 
 
+@pytest.mark.parametrize("name", ["attributes.csv", "unseen.txt"])
+def test_text_that_is_not_utf_8(pets, name):
+    path = pets / name
+    path.write_bytes(path.read_bytes() + "möwe".encode("cp1252"))
+    with pytest.raises(ValueError, match=rf"{name}: byte \d+ is not UTF-8; save it as UTF-8"):
+        load(pets)
+
+
 @pytest.mark.parametrize("name", ["images", "attributes.csv", "unseen.txt"])
 def test_missing_piece(pets, name):
     shutil.rmtree(pets / name) if name == "images" else (pets / name).unlink()

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from zeromamba.data import ImageDataset, ImageFiles, ResizedImages
+from zeromamba.data import ImageDataset, ImageFiles
 from zeromamba.data.pixels import check_files
 
 
@@ -39,15 +39,6 @@ def test_every_mode_becomes_rgb(images):
     grey = dataset[1][0] * torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
     grey += torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)
     torch.testing.assert_close(grey[0], grey[2])
-
-
-def test_held_in_memory_gives_the_same_items(images):
-    held = ResizedImages.read(images, 16)
-    assert len(held) == 4
-    assert held.name(3) == images.name(3)
-    for i in range(4):
-        a, b = (ImageDataset(source, torch.arange(4), 16)[i][0] for source in (images, held))
-        assert torch.equal(a, b)
 
 
 def test_travels_to_worker_processes(images):

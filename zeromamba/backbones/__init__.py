@@ -6,8 +6,12 @@ from functools import partial
 from typing import Literal
 
 from ..weights import Released
-from . import local_vim, local_vmamba, stand_ins, timm_vit, vim, vmamba
+from . import local_vim, local_vmamba, timm_vit, vim, vmamba
 from .interface import Backbone, Features, ImageNetClassifier
+from .local_mamba import LOCAL_VIM, LOCAL_VMAMBA_SMALL
+from .local_vim import LocalVim
+from .local_vmamba import LocalVMamba
+from .vim import Vim
 
 __all__ = ["REGISTRY", "Backbone", "BackboneName", "Entry", "Features", "ImageNetClassifier", "build_backbone"]
 
@@ -36,6 +40,7 @@ class Entry:
 
     title: str  # as the paper's tables print it
     build: Callable[..., Backbone]  # called with the keyword arguments of `build_backbone`
+    drop_path: float = 0.0  # the published rate of stochastic depth at the last block
     released: Released | None = None  # reads its released weights as the state of an `ImageNetClassifier`
     url: str | None = None  # where they are
     file: str | None = None  # the name under which they are looked for
@@ -43,12 +48,14 @@ class Entry:
 
 def _vmamba(size: vmamba.SizeName, file: str) -> Entry:
     url = f"https://github.com/MzeroMiko/VMamba/releases/download/%23v2cls/{file}"
-    return Entry(f"VMamba-{size.capitalize()}", partial(vmamba.build, size), vmamba.RELEASED, url, file)
+    rate = vmamba.SIZES[size].drop_path
+    return Entry(f"VMamba-{size.capitalize()}", partial(vmamba.build, size), rate, vmamba.RELEASED, url, file)
 
 
 def _deit(size: str, file: str) -> Entry:
     build = partial(timm_vit.build, f"deit_{size}_patch16_224")
-    return Entry(f"DeiT-{size.capitalize()}", build, timm_vit.DEIT, f"https://dl.fbaipublicfiles.com/deit/{file}", file)
+    url = f"https://dl.fbaipublicfiles.com/deit/{file}"
+    return Entry(f"DeiT-{size.capitalize()}", build, released=timm_vit.DEIT, url=url, file=file)
 
 
 _VIM = "https://huggingface.co/hustvl/Vim-small-midclstok/resolve/main/vim_s_midclstok_80p5acc.pth"
@@ -60,19 +67,21 @@ REGISTRY: dict[BackboneName, Entry] = {
     "tiny": _vmamba("tiny", "vssm1_tiny_0230s_ckpt_epoch_264.pth"),
     "small": _vmamba("small", "vssm_small_0229_ckpt_epoch_222.pth"),
     "base": _vmamba("base", "vssm_base_0229_ckpt_epoch_237.pth"),
-    "vim-small": Entry("Vim-Small", vim.small, vim.RELEASED, _VIM, "vim_s_midclstok_80p5acc.pth"),
+    "vim-small": Entry("Vim-Small", partial(Vim, 384, 24), 0.05, vim.RELEASED, _VIM, "vim_s_midclstok_80p5acc.pth"),
     "localvim-tiny": Entry(
         "LocalVim-Tiny",
-        partial(local_vim.build, 192),
+        partial(LocalVim, 192),
+        0.1,
         local_vim.RELEASED,
         _LOCAL_MAMBA + "local_vim_tiny.ckpt",
         "local_vim_tiny.ckpt",
     ),
     # The link to its weights leads to LocalVMamba-Small's (github.com/hunto/LocalMamba/issues/43).
-    "localvim-small": Entry("LocalVim-Small", partial(local_vim.build, 384), local_vim.RELEASED),
+    "localvim-small": Entry("LocalVim-Small", partial(LocalVim, 384), 0.1, local_vim.RELEASED),
     "localvmamba-small": Entry(
         "LocalVMamba-Small",
-        local_vmamba.small,
+        partial(LocalVMamba, (96, 192, 384, 768), (2, 2, 27, 2), LOCAL_VMAMBA_SMALL),
+        0.2,
         local_vmamba.RELEASED,
         _LOCAL_MAMBA + "local_vssm_small.ckpt",
         "local_vssm_small.ckpt",
@@ -82,14 +91,18 @@ REGISTRY: dict[BackboneName, Entry] = {
     "vit-base": Entry(
         "ViT-Base",
         partial(timm_vit.build, "vit_base_patch16_224"),
+        0.0,
         timm_vit.VIT,
         f"https://huggingface.co/timm/{_VIT}/resolve/main/model.safetensors",
         f"{_VIT}.safetensors",
     ),
-    # what stands in for the ones above where an experiment is run at a reduced size
-    "vim-nano": Entry("Vim-Nano", stand_ins.vim_nano),
-    "localvim-nano": Entry("LocalVim-Nano", stand_ins.local_vim_nano),
-    "localvmamba-nano": Entry("LocalVMamba-Nano", stand_ins.local_vmamba_nano),
+    # what stands in for the ones above where an experiment is run at a reduced size: four of the same blocks
+    "vim-nano": Entry("Vim-Nano", partial(Vim, 128, 4, state=4)),
+    "localvim-nano": Entry("LocalVim-Nano", partial(LocalVim, 64, LOCAL_VIM[:4], state=4)),
+    "localvmamba-nano": Entry(
+        "LocalVMamba-Nano",
+        partial(LocalVMamba, (16, 32, 64, 128), (1, 1, 1, 1), LOCAL_VMAMBA_SMALL[:4], state=4),
+    ),
     "deit-tiny": _deit("tiny", "deit_tiny_patch16_224-a1311bcf.pth"),
 }
 
@@ -117,6 +130,10 @@ def build_backbone(
     """
     if name not in REGISTRY:
         raise ValueError(f"backbone: expected one of {', '.join(REGISTRY)}, got {name!r}")
-    return REGISTRY[name].build(
-        discretization=discretization, drop_path=drop_path, grad_checkpoint=grad_checkpoint, impl=impl
+    entry = REGISTRY[name]
+    return entry.build(
+        discretization=discretization,
+        drop_path=entry.drop_path if drop_path is None else drop_path,
+        grad_checkpoint=grad_checkpoint,
+        impl=impl,
     )

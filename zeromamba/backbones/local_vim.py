@@ -117,19 +117,6 @@ class Rotation(nn.Module):
         return x * cos + torch.stack([-odd, even], dim=-1).flatten(-2) * sin
 
 
-def build(
-    channels: int, *, drop_path: float | None = None, discretization: str, grad_checkpoint: bool, impl: str
-) -> LocalVim:
-    """LocalVim-Tiny (192 channels) or -Small (384); `drop_path=None` takes the published 0.1."""
-    return LocalVim(
-        channels,
-        drop_path=0.1 if drop_path is None else drop_path,
-        discretization=discretization,
-        grad_checkpoint=grad_checkpoint,
-        impl=impl,
-    )
-
-
 # Released name -> ours, in an `ImageNetClassifier`.
 KEYS = {
     "patch_embed.proj.{p}": "backbone.patch_embed.{p}",

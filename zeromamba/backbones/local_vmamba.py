@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from ..kernels import ss2d
 from ..weights import Released
 from .layers import PreNorm, channels_last, drop_path_rates, init_linear, initial_dt_bias
-from .local_mamba import LOCAL_VMAMBA_SMALL, ChannelGate, Directions, pad_to_windows
+from .local_mamba import ChannelGate, Directions, pad_to_windows
 from .pyramid import Pyramid
 from .vmamba import released_layout
 
@@ -133,19 +133,6 @@ class PatchMerging(nn.Module):
         x = pad_to_windows(x, 2)
         neighbours = [x[:, row::2, column::2] for column in (0, 1) for row in (0, 1)]
         return self.reduction(self.norm(torch.cat(neighbours, dim=-1)))
-
-
-def small(*, drop_path: float | None = None, discretization: str, grad_checkpoint: bool, impl: str) -> LocalVMamba:
-    """LocalVMamba-Small; `drop_path=None` takes the published 0.2."""
-    return LocalVMamba(
-        (96, 192, 384, 768),
-        (2, 2, 27, 2),
-        LOCAL_VMAMBA_SMALL,
-        drop_path=0.2 if drop_path is None else drop_path,
-        discretization=discretization,
-        grad_checkpoint=grad_checkpoint,
-        impl=impl,
-    )
 
 
 ATTN, GATE = "layers.{i}.blocks.{j}.op.multi_scan.attn", "backbone.stages.{i}.blocks.{j}.mixer.gate"

@@ -45,10 +45,8 @@ class TimmViT(Backbone):
         return Features(map=patches, pooled=self.model.forward_head(tokens, pre_logits=True))
 
 
-def build(
-    name: str, *, drop_path: float | None = None, discretization: str, grad_checkpoint: bool, impl: str
-) -> TimmViT:
-    """A transformer under timm's name for it; `drop_path=None` is 0. `impl` names a scan, which it does not have.
+def build(name: str, *, drop_path: float, discretization: str, grad_checkpoint: bool, impl: str) -> TimmViT:
+    """A transformer under timm's name for it. `impl` names a scan, which it does not have.
 
     Position embeddings are interpolated, and images padded to whole patches, by timm.
 
@@ -62,7 +60,7 @@ def build(
         name,
         pretrained=False,
         num_classes=0,
-        drop_path_rate=drop_path or 0.0,
+        drop_path_rate=drop_path,
         dynamic_img_size=True,
         dynamic_img_pad=True,
     )

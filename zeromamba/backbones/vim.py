@@ -115,12 +115,6 @@ def insert(tokens: Tensor, position: int, token: Tensor) -> Tensor:
     return torch.cat([tokens[:, :position], token, tokens[:, position:]], dim=1)
 
 
-def small(*, drop_path: float | None = None, discretization: str, grad_checkpoint: bool, impl: str) -> Vim:
-    """Vim-Small; `drop_path=None` takes the published 0.05. The rest as in `Vim`."""
-    drop_path = 0.05 if drop_path is None else drop_path
-    return Vim(384, 24, drop_path=drop_path, discretization=discretization, grad_checkpoint=grad_checkpoint, impl=impl)
-
-
 # Released name -> ours, in an `ImageNetClassifier`.
 KEYS = {
     "patch_embed.proj.{p}": "backbone.patch_embed.{p}",

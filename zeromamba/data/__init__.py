@@ -7,14 +7,13 @@ from .benchmarks import BENCHMARKS, load_benchmark
 from .demo import load_demo
 from .folder import load_folder
 from .imagenet import load_imagenet
-from .pixels import ImageDataset, ImageFiles, ResizedImages
+from .pixels import ImageDataset, ImageFiles
 
 __all__ = [
     "BENCHMARKS",
     "ImageDataset",
     "ImageFiles",
     "ImageSource",
-    "ResizedImages",
     "ValidationSplit",
     "ZSLData",
     "load_dataset",

@@ -12,6 +12,7 @@ folder of images are left out, which a note says; a folder without attributes is
 """
 
 import csv
+import io
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -117,11 +118,14 @@ def read_table(path: Path, *, header: bool) -> tuple[tuple[str, ...], dict[str, 
         Names of the columns of numbers (empty without a header), and the numbers, float64, by the lines' names.
 
     Raises:
-        ValueError: for lines of another length, a name twice, or what is not a finite number, naming the line.
+        ValueError: for what is not UTF-8, lines of another length, a name twice, or what is not a finite number, naming
+            the line.
     """
-    with path.open(newline="", encoding="utf-8-sig") as file:  # spreadsheets put a byte order mark in front
-        reader = csv.reader(file)
+    reader = csv.reader(io.StringIO(_text(path)))
+    try:
         lines = [(reader.line_num, [cell.strip() for cell in line]) for line in reader if any(line)]
+    except csv.Error as error:
+        raise ValueError(f"{path}: line {reader.line_num}: {error}") from error
     if len(lines) < 1 + header:
         raise ValueError(f"{path} has {len(lines)} lines, expected {'a header and ' if header else ''}a line or more")
     width = len(lines[0][1])
@@ -141,6 +145,13 @@ def read_table(path: Path, *, header: bool) -> tuple[tuple[str, ...], dict[str, 
     return columns, rows
 
 
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")  # spreadsheets put a byte order mark in front
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: byte {error.start + 1} is not UTF-8; save it as UTF-8") from error
+
+
 def _number(cell: str, where: str) -> float:
     try:
         value = float(cell)
@@ -155,9 +166,9 @@ def read_unseen(path: Path, class_names: Sequence[str]) -> set[str]:
     """The unseen classes, one a line.
 
     Raises:
-        ValueError: for none at all, one twice, or one without a folder of images.
+        ValueError: for what is not UTF-8, none at all, one twice, or one without a folder of images.
     """
-    names = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+    names = [line.strip() for line in _text(path).splitlines() if line.strip()]
     if not names:
         raise ValueError(f"{path} is empty, expected the names of classes never to train on, one a line")
     if len(set(names)) < len(names):

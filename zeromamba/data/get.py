@@ -100,7 +100,7 @@ def fetch_all(sources: list[Source], command: CommandLine) -> bool:
                 came = True
             except DownloadError as error:
                 print(f"error: {error}\n  or put it there yourself: {arrival(source, command)}", file=sys.stderr)
-            except ValueError as error:
+            except (ValueError, OSError) as error:  # OSError: the disk
                 print(f"error: {error}", file=sys.stderr)
     return came
 

@@ -145,7 +145,7 @@ def draw(root: Path, files: dict[str, list[str]], seed: int) -> tuple[dict[str, 
     else:
         _, another = stratified(rest[~is_unseen[rest]], labels, SHARE / (1 - SHARE), generator)
         test_seen, test_unseen = chosen(another), chosen(tenth[is_unseen[tenth]])
-        tested = "a tenth of train/ (there is no val/), with which the backbone was pretrained"
+        tested = "a tenth of train/ (there is no val/), which released backbones were trained on"
     return {"trainval": trainval, "test_seen": test_seen, "test_unseen": test_unseen}, unseen, tested
 
 

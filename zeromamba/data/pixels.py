@@ -47,28 +47,17 @@ class ImageFiles:
             raise ValueError(f"{self.name(i)}: cannot be read as an image ({error})") from error
 
 
-class ResizedImages:
-    """Images held in memory as (images, size, size, 3) uint8: for sets that are small or read often."""
+class DrawnImages:
+    """Images that are in no file, in memory as (images, H, W, 3) uint8."""
 
     def __init__(self, pixels: np.ndarray, names: Sequence[str]) -> None:
         self.pixels, self.names = pixels, tuple(names)
-
-    @classmethod
-    def read(cls, images: ImageSource, size: int) -> "ResizedImages":
-        """Decode and resize every image once; the same pixels as `ImageDataset` makes one by one."""
-        pixels = np.empty((len(images), size, size, 3), np.uint8)
-
-        def put(i: int) -> None:
-            pixels[i] = np.asarray(resize(images.load(i), size))
-
-        _for_all(put, len(images))
-        return cls(pixels, [images.name(i) for i in range(len(images))])
 
     def __len__(self) -> int:
         return len(self.pixels)
 
     def name(self, i: int) -> str:
-        """Path of image i, or what it shows."""
+        """What image i shows."""
         return self.names[i]
 
     def load(self, i: int) -> Image.Image:

@@ -5,17 +5,17 @@ python -m zeromamba.experiments table5 --reduced                         the sam
 """
 
 import sys
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 import tyro
 
-from ..data import load_dataset
+from ..build import load_data
 from ..figures import require_packages
 from ..model import VariantName
-from ..settings import PROTOCOLS, ProtocolName, Settings
+from ..settings import ProtocolName, Settings
 from ..training import pick_device
 from .grids import EXPERIMENTS, REDUCED_DATASETS, Experiment, ExperimentName
 from .run import Cell, open_all, plan, run_all
@@ -29,22 +29,24 @@ class CommandLine:
     name: tyro.conf.Positional[ExperimentName]
     """table or figure of the paper"""
     datasets: tuple[str, ...] = ()
-    """cub, sun, awa2, demo, or folders of your own; by default the paper's, or the demo if reduced"""
+    """cub, sun, awa2, imagenet, demo, or folders of your own; by default the paper's, or the demo if reduced"""
     seeds: tuple[int, ...] = (0,)
     """one run of each row for each; the table gives mean and deviation"""
     reduced: bool = False
     """a small network and few epochs, for two CPU cores; the table says so"""
     out: Path | None = None
     """folder of all experiments, which share their runs; by default runs/experiments, or runs/reduced"""
-    protocol: ProtocolName = "validation"
+    protocol: ProtocolName = Settings.protocol
     """validation: epoch and gamma from held-out validation classes; paper: as the released code, on test images"""
-    variant: VariantName = "released"
-    """what paper and released code do differently in the model"""
+    variant: VariantName | None = None
+    """released or paper, which differ in the model; by default what the preset of each data set says"""
+    gamma: float | None = None
+    """calibration in (14) on all data sets; by default chosen on validation classes, or the published value"""
     data_root: Path = Settings.data_root
-    """folder that holds CUB/, SUN/, AWA2/, xlsa17/ and w2v/"""
+    """folder that holds CUB/, SUN/, AWA2/, ImageNet/, xlsa17/ and w2v/"""
     device: str = Settings.device
     """cpu, cuda, cuda:1, ...; auto takes a CUDA device where there is one"""
-    precision: Literal["float32", "bf16"] = "float32"
+    precision: Literal["float32", "bf16"] = Settings.precision
     """bf16: autocast of the forward; parameters stay float32"""
     grad_checkpoint: bool = Settings.grad_checkpoint
     """recompute each block in the backward: less memory, more time"""
@@ -52,24 +54,19 @@ class CommandLine:
     """processes that read images"""
 
     def common(self) -> dict[str, Any]:
-        """The settings that all runs share, but for the data set."""
+        """The settings that all runs share, but for the data set; those that are None stay the preset's."""
         names = {f.name for f in fields(Settings)}
-        return {f.name: getattr(self, f.name) for f in fields(self) if f.name in names}
+        given = {f.name: getattr(self, f.name) for f in fields(self) if f.name in names}
+        return {name: value for name, value in given.items() if value is not None}
 
 
 def plan_all(command: CommandLine, experiment: Experiment, out: Path) -> list[Cell]:
     """Every cell on every data set, all checked; see `plan` for what is raised."""
     cells = []
     for name in command.datasets or (REDUCED_DATASETS if command.reduced else experiment.datasets):
-        data = load_dataset(
-            name,
-            command.data_root,
-            seed=Settings.data_seed,
-            repair_word_vectors=PROTOCOLS[command.protocol].repair_word_vectors,
-        )
-        for note in data.notes:
-            print(f"note: {note}")
-        cells += plan(experiment, data, {**command.common(), "dataset": name}, command.reduced, out)
+        common = {**command.common(), "dataset": name}
+        data = load_data(replace(Settings(), **common))
+        cells += plan(experiment, data, common, command.reduced, out)
     return cells
 
 

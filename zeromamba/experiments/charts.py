@@ -33,8 +33,8 @@ def parameters(experiment: Experiment, cells: list[Cell], reduced: bool, device:
     """CZSL accuracy and H of each row over the number of its parameters."""
     datasets = _by_dataset(cells)
     shown = (
-        "Filled: measured, over the parameters of the model built. Hollow: as the paper's tables print it, over the "
-        "parameters printed or, where Table 6 prints none, of the model built. "
+        "Filled: measured, over the parameters of the model built. Hollow, where the paper prints one: its result, "
+        "over the parameters printed or, where Table 6 prints none, of the model built. "
     )
     if reduced:
         shown += "Rows that one small network stands in for are one point. "

@@ -119,7 +119,7 @@ STAND_INS: dict[str, dict[Any, Any]] = {
     "image_size": {224: 32, 384: 48, 448: 64},
 }
 REDUCED_NOTE = (
-    f"REDUCED: a small network from random weights, 64 x 64 pixels, {REDUCED_EPOCHS} epochs. "
+    f"REDUCED: a small network from random weights, at most 64 x 64 pixels, {REDUCED_EPOCHS} epochs. "
     "It shows that the experiment runs, and is no measurement of the paper's method."
 )
 

@@ -1,7 +1,7 @@
 """Run a grid: each run in a folder of its own, named after what it changes; what is finished is read, not repeated.
 
-The folders are shared by all experiments under one output folder: ZeroMamba as published is a row of six of the
-experiments, and is trained once.
+The folders are shared by all experiments under one output folder: ZeroMamba as published is a row of every experiment,
+and is trained once on each data set.
 """
 
 import json
@@ -59,7 +59,7 @@ def plan(experiment: Experiment, data: ZSLData, common: dict[str, Any], reduced:
     for row in experiment.rows:
         settings = replace(start, **common, **row_changes(row, reduced))
         settings.fixed_gamma()
-        folder = out / "runs" / Path(settings.dataset).name / run_name(settings, start)
+        folder = out / "runs" / data.name / run_name(settings, start)
         try:
             cells.append(_checked(Cell(row, data, settings, folder)))
         except FileNotFoundError as error:

@@ -62,14 +62,18 @@ def _section(experiment: Experiment, cells: list[Cell]) -> list[str]:
 def _notes(cells: list[Cell], beside: bool) -> list[str]:
     data = cells[0].data
     chosen_by = dict.fromkeys(result["chosen_by"] for cell in cells for result in cell.results())
+    settings = cells[0].settings  # no row changes variant or scale
+    scale = "" if settings.logit_scale == 1 else f", class scores times {settings.logit_scale:g}"
     notes = [
-        f"Measured: {'; '.join(chosen_by) or 'nothing yet'}; variant {cells[0].settings.variant}. "
+        f"Measured: {'; '.join(chosen_by) or 'nothing yet'}; variant {settings.variant}{scale}. "
         f"Chance in CZSL: {100 / len(data.unseen):.1f}."
     ]
     if beside:
         notes.append(f'Columns "paper": as printed; ZeroMamba with {PAPER_CHOICE}{incomparable(data)}.')
     else:
         notes.append(f"The paper prints no number for this on {data.name}.")
+    if settings.variant == "paper" and {"baseline", "without-slp"} <= {cell.settings.components for cell in cells}:
+        notes.append("In variant paper, the baseline and ZeroMamba without SLP are one function, see ablations.py.")
     reasons = dict.fromkeys(cell.unavailable for cell in cells if cell.unavailable)
     for reason in reasons:
         names = ", ".join(cell.row.name for cell in cells if cell.unavailable == reason)
@@ -123,7 +127,8 @@ def csv_rows(cells: list[Cell], reduced: bool) -> list[dict[str, Any]]:
     for cell in cells:
         results, paper, settings = cell.results(), printed_row(cell), cell.settings
         row: dict[str, Any] = {"row": cell.row.name, "dataset": cell.data.name, "protocol": settings.protocol}
-        row |= {"variant": settings.variant, "components": settings.components, "lambda_sc": settings.lambda_sc}
+        row |= {"variant": settings.variant, "logit_scale": settings.logit_scale, "batch_size": settings.batch_size}
+        row |= {"components": settings.components, "lambda_sc": settings.lambda_sc}
         row |= {"reduced": reduced, "seeds": " ".join(str(r["seed"]) for r in results), "params": cell.params}
         row |= {"backbone": settings.backbone, "image_size": settings.image_size, "epochs": settings.epochs}
         for m in METRICS:

@@ -25,11 +25,9 @@ def main(argv: list[str] | None = None) -> None:
     command = tyro.extras.subcommand_cli_from_dict(figures, args=argv, description=__package__)
     try:
         run = load_run(command)
-        for note in run.data.notes:
-            print(f"note: {note}")
         prepare(command.file)
         save(command.draw(run), command.file)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ImportError) as error:
         sys.exit(f"error: {error}")
     print(f"figure: {command.file}")
 

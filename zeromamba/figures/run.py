@@ -9,11 +9,11 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from ..backbones import REGISTRY
-from ..build import restore_model
+from ..build import load_data, restore_model
 from ..checkpoint import Checkpoint, adopt_released, load_checkpoint
-from ..data import ZSLData, load_dataset
+from ..data import ZSLData
 from ..model import ZeroShotModel
-from ..settings import Settings, preset
+from ..settings import PAPER_GAMMA, Settings, preset
 from ..training import pick_device
 
 
@@ -49,9 +49,9 @@ class Command:
     checkpoint: tyro.conf.Positional[Path]
     """model.safetensors of a run, or a .pth of the released code (then with --dataset)"""
     dataset: str | None = None
-    """demo, cub, sun, awa2, or a folder of your own; by default what the checkpoint was trained on"""
+    """demo, cub, sun, awa2, imagenet, or a folder of your own; by default what the checkpoint was trained on"""
     data_root: Path | None = None
-    """folder that holds CUB/, SUN/, AWA2/, xlsa17/ and w2v/; by default where it was in training"""
+    """folder that holds CUB/, SUN/, AWA2/, ImageNet/, xlsa17/ and w2v/; by default where it was in training"""
     out: Path | None = None
     """.png, .pdf or .svg to write; by default beside the checkpoint"""
     device: str = "auto"
@@ -113,18 +113,16 @@ def load_run(command: Command) -> Run:
 
     Raises:
         FileNotFoundError, ValueError: for whatever is missing or does not fit, naming it.
+        ImportError: if the backbone needs a package that cannot be imported.
     """
     device = pick_device(command.device)
     if command.checkpoint.suffix == ".pth":
-        if command.dataset is None:
+        if command.dataset not in PAPER_GAMMA:
             raise ValueError(
                 f"{command.checkpoint} does not say on what it was trained: give --dataset cub, sun or awa2"
             )
-        settings = replace(preset(command.dataset, "paper"), protocol="paper")
-        gamma = settings.fixed_gamma()
-        assert gamma is not None, "Settings.fixed_gamma gives one under the paper's protocol"
-        settings, data = _data(settings, command)
-        checkpoint = adopt_released(command.checkpoint, settings, data, gamma)
+        settings, data = _data(replace(preset(command.dataset, "paper"), protocol="paper"), command)
+        checkpoint = adopt_released(command.checkpoint, settings, data, PAPER_GAMMA[command.dataset])
     else:
         checkpoint = load_checkpoint(command.checkpoint)
         settings, data = _data(checkpoint.settings, command)
@@ -140,11 +138,4 @@ def _data(settings: Settings, command: Command) -> tuple[Settings, ZSLData]:
         data_root=command.data_root or settings.data_root,
         check_images=False,  # whichever are drawn are decoded then, and named if they cannot be
     )
-    data = load_dataset(
-        settings.dataset,
-        settings.data_root,
-        seed=settings.data_seed,
-        repair_word_vectors=settings.protocol_rules.repair_word_vectors,
-        check_images=settings.check_images,
-    )
-    return settings, data
+    return settings, load_data(settings)
