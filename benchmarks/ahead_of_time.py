@@ -117,10 +117,12 @@ def launches(
     return noted
 
 
-def compile_launch(launch: Launch, sm: int) -> Any:
-    """Compile as Triton would at this launch: it makes 1 a constant, and marks what 16 divides."""
+def specialise(launch: Launch) -> dict[str, dict[Any, Any]]:
+    """What Triton compiles a kernel for at this launch: it makes 1 a constant, and marks what 16 divides."""
     kernel = getattr(triton_ss2d, launch.kernel)
-    signature, constants, attributes = {}, {}, {}
+    signature: dict[Any, Any] = {}
+    constants: dict[Any, Any] = {}
+    attributes: dict[Any, Any] = {}
     for i, param in enumerate(kernel.params):
         value = launch.arguments[param.name]
         if isinstance(value, torch.Tensor):
@@ -131,7 +133,12 @@ def compile_launch(launch: Launch, sm: int) -> Any:
             signature[param.name], divisible = "i32", value % 16 == 0 and not param.do_not_specialize
         if divisible:
             attributes[(i,)] = [["tt.divisibility", 16]]
-    source = ASTSource(fn=kernel, signature=signature, constexprs=constants, attrs=attributes)
+    return {"signature": signature, "constexprs": constants, "attrs": attributes}
+
+
+def compile_launch(launch: Launch, sm: int) -> Any:
+    """Compile as Triton would at this launch."""
+    source = ASTSource(fn=getattr(triton_ss2d, launch.kernel), **specialise(launch))
     return triton.compile(source, target=GPUTarget("cuda", sm, 32), options={"num_warps": launch.num_warps})
 
 
@@ -198,7 +205,7 @@ def other_variants(stage: int = 1, dtype: torch.dtype = torch.bfloat16) -> Itera
 
 def _name(stage: int, dtype: torch.dtype, launch: Launch) -> str:
     a = launch.arguments
-    names = [f"stage {stage}", str(dtype).removeprefix("torch."), "column" if a.get("order_ptr") is not None else "row"]
+    names = [f"stage {stage}", str(dtype).removeprefix("torch."), "row" if a.get("order_ptr") is None else "table"]
     return " ".join(names + ["reverse"] * (a.get("STEP") == -1) + ["adjoint"] * bool(a.get("ADJOINT")))
 
 

@@ -178,6 +178,13 @@ def test_mistake_in_word_vectors(pets, name, content, message):
         load(pets)
 
 
+def test_word_vectors_in_an_archive_are_refused(pets):
+    with (pets / "word_vectors.npy").open("wb") as file:
+        np.savez(file, vectors=np.ones((3, 3)))
+    with pytest.raises(ValueError, match=r"word_vectors\.npy is an archive of arrays"):
+        load(pets)
+
+
 def test_npy_with_pickled_objects_is_not_loaded(pets):
     np.save(pets / "word_vectors.npy", np.array([{}, {}, {}], dtype=object), allow_pickle=True)
     with pytest.raises(ValueError, match=r"word_vectors\.npy: cannot be read as a plain numpy array"):

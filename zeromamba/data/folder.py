@@ -195,6 +195,8 @@ def _word_vectors(folder: Path, attribute_names: tuple[str, ...], repair: bool) 
             array, source = np.load(as_npy, allow_pickle=False), str(as_npy)
         except (ValueError, EOFError, OSError) as error:
             raise ValueError(f"{as_npy}: cannot be read as a plain numpy array ({error})") from error
+        if not isinstance(array, np.ndarray):
+            raise ValueError(f"{as_npy} is an archive of arrays (.npz): save the one array with numpy.save")
     else:
         return orthonormal(len(attribute_names)), "identity: there are no word vectors", ()
     V, notes = word_vectors(array, attribute_names, source, repair=repair)

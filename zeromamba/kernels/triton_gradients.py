@@ -169,10 +169,8 @@ def chunk_gradients(
                 step = steps[i]
                 dz = ddts[i]
                 if SOFTPLUS:
-                    dz *= softplus_slope(dts[part * PART + i], PRECISE)  # 0 beyond the map, as dt
-                else:
-                    dz = tl.where(mask, dz, 0.0)
-                dbias += dz
+                    dz *= softplus_slope(dts[part * PART + i], PRECISE)
+                dbias += dz  # 0 beyond the map, where x, dy, B and C are 0: there h, or g, has not begun
                 tl.store(
                     dz_ptr + origin * (n_routes * d) + offs_d + step * (n_routes * d),
                     dz.to(dz_ptr.dtype.element_ty),

@@ -1,0 +1,81 @@
+"""What the kernels are made of, one by one: each polynomial to the error that it states, and the moves of data."""
+
+import pytest
+import torch
+import triton
+import triton.language as tl
+from scans import DEVICE, UNIT
+
+from zeromamba.kernels.triton_math import channel_sums, log1p_unit, phi, phi_slope, rows, scalars
+
+POINTS = 4096
+
+
+@triton.jit
+def polynomials(at_ptr, out_ptr, NAME: tl.constexpr, PRECISE: tl.constexpr, N: tl.constexpr):
+    offsets = tl.arange(0, N)
+    at = tl.load(at_ptr + offsets)
+    if NAME == "log1p":
+        value = log1p_unit(at, PRECISE)
+    elif NAME == "phi":
+        value = phi(at, PRECISE)
+    else:
+        value = phi_slope(at, PRECISE)
+    tl.store(out_ptr + offsets, value)
+
+
+def phi64(q):
+    return torch.where(q == 0, 1.0, torch.expm1(q) / q)
+
+
+def phi_slope64(q):
+    """(e^q - phi) / q where it does not cancel, and its series elsewhere: 2^-12 to the sixth is no longer seen."""
+    series = 1 / 2 + q / 3 + q**2 / 8 + q**3 / 30 + q**4 / 144 + q**5 / 840
+    return torch.where(q.abs() < 2**-6, series, (q.exp() - phi64(q)) / q)
+
+
+# the interval, the truth, and the relative errors stated beside the polynomials: of float32 and of half precision
+STATED = {
+    "log1p": ((0.0, 1.0), (0.0, 1.0), torch.log1p, 3e-8, 8.4e-6),
+    "phi": ((-0.5, 0.0), (-0.0625, 0.0), phi64, 1.4e-9, 3.2e-7),
+    "slope": ((-0.5, 0.0), (-0.0625, 0.0), phi_slope64, 2.5e-9, 5.1e-7),
+}
+
+
+@pytest.mark.parametrize("precise", [True, False])
+@pytest.mark.parametrize("name", STATED)
+def test_a_polynomial_is_right_to_the_error_it_states(name, precise):
+    full, half, truth, stated_full, stated_half = STATED[name]
+    at = torch.linspace(*(full if precise else half), POINTS, device=DEVICE)
+    value = torch.full_like(at, float("nan"))
+    polynomials[(1,)](at, value, NAME=name, PRECISE=precise, N=POINTS)
+    exact = truth(at.double())
+    # a step of Horner's rule rounds twice, and what it rounds is no more than the result, since |at| <= 1
+    roundings = 2 * (9 if precise else 6) * UNIT[torch.float32]
+    error = (value.double() - exact).abs()
+    assert (error <= (stated_full if precise else stated_half) * exact + roundings * exact).all()
+
+
+@triton.jit
+def moves(tile_ptr, rows_ptr, scalars_ptr, sums_ptr, L: tl.constexpr, D: tl.constexpr):
+    offs_l = tl.arange(0, L)
+    offs_d = tl.arange(0, D)
+    tile = tl.load(tile_ptr + offs_l[:, None] * D + offs_d[None, :])
+    own = rows(tile, L, D)
+    numbers = scalars(offs_l, L)
+    for t in tl.static_range(L):
+        tl.store(rows_ptr + t * D + offs_d, own[t])
+        tl.store(scalars_ptr + t, numbers[t])
+    tl.store(sums_ptr + offs_l, channel_sums(own, L, D))
+
+
+@pytest.mark.parametrize("d", [32, 64])
+@pytest.mark.parametrize("l", [4, 8, 16])
+def test_tiles_come_apart_into_rows_and_together_into_sums(l, d):
+    tile = torch.randint(-8, 8, (l, d), device=DEVICE).float()  # sums of small integers are exact
+    own, sums = torch.full_like(tile, float("nan")), torch.full((l,), float("nan"), device=DEVICE)
+    numbers = torch.full((l,), -1, dtype=torch.int32, device=DEVICE)
+    moves[(1,)](tile, own, numbers, sums, L=l, D=d, num_warps=1)
+    assert torch.equal(own, tile)
+    assert torch.equal(numbers.cpu(), torch.arange(l, dtype=torch.int32))
+    assert torch.equal(sums, tile.sum(1))
