@@ -1,7 +1,9 @@
 """What a reader of a figure may rely on, drawn from a run of a few seconds."""
 
 import json
+import os
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -28,6 +30,7 @@ from zeromamba.figures.gamma import Gamma, gamma_curve
 from zeromamba.figures.run import load_run
 from zeromamba.figures.tsne import TSNE, embed, features
 
+DATA = Path(os.environ.get("ZEROMAMBA_SHARED", Path(__file__).parents[2] / "shared")) / "data"
 FIGURES = {"attention": Attention, "tsne": TSNE, "erf": ERF, "gamma": Gamma}
 
 
@@ -60,16 +63,28 @@ def texts(figure):
     return " ".join(" ".join(artist.get_text() for artist in figure.findobj(lambda a: hasattr(a, "get_text"))).split())
 
 
-@pytest.mark.parametrize("name", FIGURES)
-def test_each_figure_is_one_command_that_writes_a_picture(name, checkpoint, tmp_path, capsys):
-    file = tmp_path / "new folder" / f"{name}.png"
+def assert_drawn(name, checkpoint, file):
     main([name, str(checkpoint), "--out", str(file), "--device", "cpu"])
-    assert str(file) in capsys.readouterr().out
-    assert [path.name for path in file.parent.iterdir()] == [file.name], "nothing half-written is left"
     with Image.open(file) as picture:
         grey = np.asarray(picture.convert("L"))
     assert min(grey.shape) > 300
     assert 0.02 < np.mean(grey < 230) < 0.98, "neither blank nor one colour"
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_each_figure_is_one_command_that_writes_a_picture(name, checkpoint, tmp_path, capsys):
+    file = tmp_path / "new folder" / f"{name}.png"
+    assert_drawn(name, checkpoint, file)
+    assert str(file) in capsys.readouterr().out
+    assert [path.name for path in file.parent.iterdir()] == [file.name], "nothing half-written is left"
+
+
+@pytest.mark.skipif(not (DATA / "AWA2").is_dir(), reason=f"no photographs in {DATA}")
+def test_each_figure_is_drawn_of_photographs(tmp_path):
+    small = ("--preset", "small", "--epochs", "1", "--workers", "0", "--device", "cpu")
+    train.main(["--dataset", "awa2", "--data-root", str(DATA), "--out", str(tmp_path / "run"), *small])
+    for name in FIGURES:
+        assert_drawn(name, tmp_path / "run/seed-0/model.safetensors", tmp_path / f"{name}.png")
 
 
 @pytest.mark.parametrize("suffix", ["pdf", "svg"])
