@@ -3,6 +3,7 @@
 import contextlib
 import csv
 import io
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,6 +28,8 @@ try:
     figures.require_packages()
 except ModuleNotFoundError as error:
     pytest.skip(str(error), allow_module_level=True)
+
+from zeromamba.experiments import charts
 
 SMALL = ("--reduced", "--workers", "0", "--device", "cpu")
 
@@ -201,3 +204,21 @@ def test_a_sweep_stands_beside_the_printed_number_at_the_published_setting_alone
     printed = {name: printed_row(run_module.Cell(row, cub, settings, Path("nowhere"))) for name, row in rows.items()}
     assert {name for name, row in printed.items() if row} == {"lambda_SC = 1", "batch = 16"}
     assert printed["batch = 16"].H == 74.2
+
+
+def test_a_caption_names_the_finished_seeds_and_every_part_of_a_data_set(tiny, tmp_path):
+    data = load_dataset(str(tiny), Path(), seed=0)
+    settings = replace(base_settings("cub", True), seeds=(0, 1))
+    cells = [
+        run_module.Cell(row, replace(data, name=name), settings, tmp_path / name)
+        for name in ("mine", "cub")
+        for row in EXPERIMENTS["figure6"].rows[:1]
+    ]
+    result = {"seed": 1, "chosen_by": "chosen somehow", "czsl": 0.5, "U": 0.5, "S": 0.5, "H": 0.5}
+    (tmp_path / "mine/seed-1").mkdir(parents=True)
+    (tmp_path / "mine/seed-1/result.json").write_text(json.dumps(result))
+    figure = charts.draw(EXPERIMENTS["figure6"], cells, True, torch.device("cpu"))["figure6"]
+    text = " ".join(" ".join(t.get_text() for t in figure.findobj(lambda a: hasattr(a, "get_text"))).split())
+    assert "Seeds 1; protocol: chosen somehow." in text
+    assert "cub: all 200 classes, this run has 7: not comparable." in text
+    assert "mine:" not in text

@@ -99,7 +99,7 @@ def gamma_curves(experiment: Experiment, cells: list[Cell], reduced: bool, devic
             model = restore_model(checkpoint, cell.settings).to(device).eval()
             run = Run(checkpoint, cell.settings, cell.data, model, device)
             curve, chosen = gamma.gamma_curve(run)
-            caption = run.caption(f"{experiment.title}. {_mark(cell, reduced)}".rstrip())
+            caption = run.caption(f"{experiment.title}. {_mark([cell], reduced)}".rstrip())
             figures[f"{experiment_file(experiment)}-{cell.data.name}"] = gamma.draw(curve, chosen, caption)
     return figures
 
@@ -125,12 +125,14 @@ def _percent(cell: Cell, metric: str) -> tuple[float, float]:
     return statistics.mean(values), statistics.stdev(values) if len(values) > 1 else 0.0
 
 
-def _mark(cell: Cell, reduced: bool) -> str:
-    notes = ([REDUCED_NOTE] if reduced else []) + [f"{note}." for note in [incomparable(cell.data)[2:]] if note]
+def _mark(cells: list[Cell], reduced: bool) -> str:
+    partial = {cell.data.name: incomparable(cell.data)[2:] for cell in cells}
+    notes = ([REDUCED_NOTE] if reduced else []) + [f"{name}: {note}." for name, note in partial.items() if note]
     return "".join(f"{note} " for note in notes)
 
 
 def _caption(experiment: Experiment, cells: list[Cell], reduced: bool, shown: str) -> str:
-    chosen_by = dict.fromkeys(result["chosen_by"] for cell in cells for result in cell.results())
-    seeds = ", ".join(map(str, cells[0].settings.seeds))
-    return f"{experiment.title}. {_mark(cells[0], reduced)}{shown}Seeds {seeds}; protocol: {'; '.join(chosen_by)}."
+    results = [result for cell in cells for result in cell.results()]
+    chosen_by = dict.fromkeys(result["chosen_by"] for result in results)
+    seeds = ", ".join(map(str, sorted({result["seed"] for result in results})))
+    return f"{experiment.title}. {_mark(cells, reduced)}{shown}Seeds {seeds}; protocol: {'; '.join(chosen_by)}."
