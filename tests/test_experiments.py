@@ -111,12 +111,18 @@ def test_a_setting_that_diverges_takes_no_other_run_with_it(tiny, tmp_path, monk
 
     def diverging(self):
         if self.settings.image_size == 48:
+            self.folder.mkdir(parents=True)
             raise FloatingPointError("the loss is nan")
         return result(self)
 
     monkeypatch.setattr(run_module.SeedRun, "result", diverging)
     assert "the loss is nan" in run("table7", "--datasets", tiny, "--out", tmp_path)
     assert [row["czsl"] != "" for row in table_of(tmp_path / "table7").values()] == [True, False, True]
+    note = "Diverged: ZeroMamba 384 x 384, seed 0. the loss is nan."
+    assert note in (tmp_path / "table7" / "table.md").read_text()
+    monkeypatch.setattr(run_module.SeedRun, "result", result)
+    run("table7", "--datasets", tiny, "--out", tmp_path)  # started again, it is tried again
+    assert note not in (tmp_path / "table7" / "table.md").read_text()
 
 
 def test_a_backbone_whose_weights_nobody_released_is_one_row_s_affair(tiny, tmp_path):

@@ -15,6 +15,7 @@ import torch
 from ..backbones import REGISTRY
 from ..build import build_model
 from ..data import ZSLData
+from ..files import write_json
 from ..protocol import SeedRun
 from ..runs import MAY_CHANGE, open_run
 from ..settings import Settings
@@ -40,6 +41,12 @@ class Cell:
         """The finished seeds of those asked for, as `SeedRun.result` gives them."""
         files = (self.seed_folder(seed) / "result.json" for seed in self.settings.seeds)
         return [json.loads(file.read_text()) for file in files if file.exists()]
+
+    def diverged(self) -> dict[int, str]:
+        """Why seeds of those asked for ended without a result."""
+        files = {seed: self.seed_folder(seed) / "diverged.json" for seed in self.settings.seeds}
+        without = (seed for seed in files if not (self.seed_folder(seed) / "result.json").exists())
+        return {seed: json.loads(files[seed].read_text())["reason"] for seed in without if files[seed].exists()}
 
 
 def plan(experiment: Experiment, data: ZSLData, common: dict[str, Any], reduced: bool, out: Path) -> list[Cell]:
@@ -103,6 +110,7 @@ def run_all(cells: list[Cell], device: torch.device) -> Iterator[Cell]:
             SeedRun(cell.settings, cell.data, seed, cell.seed_folder(seed), device).result()
         except FloatingPointError as error:  # a setting that diverges takes no other run with it
             print(f"run {i}/{len(todo)}: {what}: {error}", flush=True)
+            write_json(cell.seed_folder(seed) / "diverged.json", {"reason": str(error)})
         yield cell
 
 

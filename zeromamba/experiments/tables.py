@@ -78,6 +78,8 @@ def _notes(cells: list[Cell], beside: bool) -> list[str]:
     for reason in reasons:
         names = ", ".join(cell.row.name for cell in cells if cell.unavailable == reason)
         notes.append(f"Not run: {names}. {reason}.")
+    for cell in cells:
+        notes += [f"Diverged: {cell.row.name}, seed {seed}. {reason}." for seed, reason in cell.diverged().items()]
     return notes
 
 
