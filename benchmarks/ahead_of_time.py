@@ -6,7 +6,8 @@
 
 The launches are recorded from the host code itself, run on tensors without data, so that what is counted is what
 ships. Instructions are those of the machine code, one for each time that it is written down; the loops over tokens
-are unrolled and those over chunks are not, so per element and direction means: of one chunk.
+are unrolled and those over chunks are not, so per element and direction means: of one chunk. Nor are the loops over
+states and over each 16 of dt's rank, so that N = 16 and stages 3 and 4 (ranks of 24 and 48) execute more.
 """
 
 import argparse
@@ -33,7 +34,8 @@ from zeromamba.kernels import SS2D, Route, triton_ss2d
 from zeromamba.kernels.inputs import Inputs
 from zeromamba.kernels.triton_math import BLOCK_L
 
-KERNELS = ("chunk_states", "carry_states", "chunk_outputs", "chunk_gradients")
+KERNELS = ("fill_order", "chunk_states", "carry_states", "chunk_outputs", "chunk_gradients")
+ALIKE = ("fill_order", "carry_states")  # in every stage, dtype and pass: compiled once
 TYPES = {torch.float32: "*fp32", torch.bfloat16: "*bf16", torch.float16: "*fp16", torch.int32: "*i32"}
 STAGES = {1: (56, 192, 6), 2: (28, 384, 12), 3: (14, 768, 24), 4: (7, 1536, 48)}  # map side, d, r: VMamba-S at 224
 
@@ -50,7 +52,7 @@ class Compiled:
     spilled: int  # bytes of stack a thread
     shared: int  # bytes a program
     instructions: int
-    per_element: float  # instructions a warp over elements and directions of a chunk, 32 to a warp
+    per_element: float  # instructions of all threads over elements and directions of a chunk (tokens, for fill_order)
 
 
 @dataclass(frozen=True)
@@ -156,10 +158,9 @@ def count(launch: Launch, variant: str, backward: bool, sm: int) -> Compiled:
     resources = {name: int(value) for name, value in re.findall(r"(REG|STACK):(\d+)", usage)}
     operations = re.findall(r"/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z]\w*)", sass)
     instructions = sum(operation != "NOP" for operation in operations)
-    routes = launch.arguments.get("ROUTES", 1)
-    elements = BLOCK_L * launch.arguments["BLOCK_D"] * routes / 32 / launch.num_warps
-    if launch.kernel == "carry_states":
-        elements /= BLOCK_L
+    a = launch.arguments
+    of_program = {"fill_order": a.get("BLOCK"), "carry_states": a.get("BLOCK_D")}
+    elements = of_program.get(launch.kernel) or BLOCK_L * a["BLOCK_D"] * a.get("ROUTES", 1)
     return Compiled(
         launch.kernel,
         variant,
@@ -169,7 +170,7 @@ def count(launch: Launch, variant: str, backward: bool, sm: int) -> Compiled:
         resources["STACK"],
         compiled.metadata.shared,
         instructions,
-        round(instructions / elements, 1),
+        round(instructions * 32 * launch.num_warps / elements, 1),
     )
 
 
@@ -177,14 +178,14 @@ def variants(
     stages: Iterable[int] = STAGES, dtypes: Iterable[torch.dtype] = (torch.bfloat16, torch.float32)
 ) -> Iterator[tuple[str, bool, Launch]]:
     """Every configuration of VMamba, each kernel once: its name, whether it is of the backward, its launch."""
-    carried = False
+    met = set()
     for stage in stages:
         for dtype in dtypes:
             for backward in (False, True):
                 for launch in launches(stage, dtype, "euler", 1, backward):
-                    if launch.kernel != "carry_states" or not carried:
+                    if launch.kernel not in ALIKE or launch.kernel not in met:
                         yield _name(stage, dtype, launch), backward, launch
-                    carried = carried or launch.kernel == "carry_states"
+                    met.add(launch.kernel)
 
 
 def other_variants(stage: int = 1, dtype: torch.dtype = torch.bfloat16) -> Iterator[tuple[str, bool, Launch]]:
@@ -199,7 +200,7 @@ def other_variants(stage: int = 1, dtype: torch.dtype = torch.bfloat16) -> Itera
         }
         for name, noted in others.items():
             for launch in noted:
-                if launch.kernel != "carry_states":
+                if launch.kernel not in ALIKE or (launch.arguments.get("WINDOWED") and not backward):
                     yield f"{_name(stage, dtype, launch)} {name}", backward, launch
 
 

@@ -1,5 +1,6 @@
 """The 1-D scan with Mamba's arguments, against its recurrence written out."""
 
+import numpy as np
 import pytest
 import torch
 from scans import DEVICE
@@ -89,3 +90,14 @@ def test_what_it_does_not_do_is_refused():
         selective_scan(**{**given, "A": given["A"].to(torch.complex64)})
     with pytest.raises(ValueError, match="groups, which divide d = 4; got 3 and 3"):
         selective_scan(**{**arguments(3)})
+
+
+@pytest.mark.skipif(DEVICE != "cpu", reason="it would take 6 GiB of a GPU's memory; here only three pages are touched")
+def test_channels_that_lie_more_than_2_to_the_31_apart_are_found():
+    l, far = 20, 1 << 30
+    u, delta, B, C = (torch.randn(1, 3, l).bfloat16() for _ in range(4))
+    apart = torch.from_numpy(np.empty(3 * far, np.int16)).view(torch.bfloat16).as_strided((1, 3, l), (3 * far, far, 1))
+    apart.copy_(u)
+    others = (delta.abs(), -torch.ones(3, 1), B[:, :1], C[:, :1])
+    near, found = (selective_scan(v, *others, impl="triton") for v in (u, apart))
+    assert torch.equal(found, near)

@@ -11,6 +11,8 @@ from scans import DEVICE, ROUTE_SETS, UNIT, expect, inputs64, make, reference_sc
 
 from zeromamba.kernels import SS2D, Route, ss2d, triton_ss2d
 from zeromamba.kernels.inputs import Inputs
+from zeromamba.kernels.op import scan
+from zeromamba.kernels.tuning import Config
 
 IMPLS = ("torch", "triton")
 DISCRETIZATIONS = ("zoh", "euler")
@@ -176,15 +178,58 @@ def test_the_same_bits_on_every_run(impl):
     assert all(torch.equal(runs[0][name], runs[1][name]) for name in runs[0])
 
 
+@pytest.mark.gpu
+def test_the_same_bits_on_every_run_at_a_real_size():
+    inputs = make(b=4, h=56, w=56, d=192, r=6, dtype=torch.bfloat16)
+    dy = torch.randn_like(inputs.x)
+    runs = [with_gradients(lambda i: ss2d(*i, impl="triton"), inputs, dy) for _ in range(5)]
+    assert all(torch.equal(runs[0][name], run[name]) for run in runs for name in run)
+
+
+@pytest.mark.parametrize("discretization", DISCRETIZATIONS)
+@pytest.mark.parametrize("n", [1, 3])
+@pytest.mark.parametrize("config", [Config(block_d=32, programs=1), Config(block_d=64, programs=8)])
+def test_segments_of_several_chunks(config, n, discretization, monkeypatch):
+    """What many images of many tokens are cut into, on one that is small; and blocks that tuning may choose."""
+    monkeypatch.setattr(triton_ss2d, "config_for", lambda device: config)
+    compare(make(b=1, h=7, w=8, d=36, n=n), SS2D, discretization, "triton")
+
+
+@pytest.mark.parametrize("softplus", [True, False])
+@pytest.mark.parametrize("reverse", [True, False])
+@pytest.mark.parametrize("programs", [1, 8192])
+def test_dt_given_with_a_bias_ends_with_the_map(programs, reverse, softplus, monkeypatch):
+    """Where dt stands beside no weight, its bias must not reach beyond the map into states or gradients."""
+    monkeypatch.setattr(triton_ss2d, "config_for", lambda device: Config(programs=programs))
+    inputs = make(b=2, h=1, w=19, n=2, r=4, k=1)
+    bias = torch.full_like(inputs.dt_bias, 0.7)
+    inputs = inputs._replace(dt_low=inputs.dt_low.abs() / 10, dt_weight=None, dt_bias=bias)
+    dy, routes = torch.randn_like(inputs.x), (Route(reverse=reverse),)
+    exact = with_gradients(lambda i: scan(i, routes, "zoh", softplus, "reference")[0], inputs64(inputs), dy.double())
+    single = with_gradients(lambda i: scan(i, routes, "zoh", softplus, "reference")[0], inputs, dy)
+    got = with_gradients(lambda i: scan(i, routes, "zoh", softplus, "triton")[0], inputs, dy)
+    for name, value in exact.items():
+        budget = 4 * rms(single[name] - value) + 8 * UNIT[torch.float32] * rms(value)
+        assert rms(got[name] - value) <= budget, name
+
+
 @pytest.mark.parametrize("routes", ["ss2d", "windows"])
 def test_offsets_of_64_bits_give_the_same_bits(routes, monkeypatch):
     """What serves maps of more than 2^31 elements, on one that is small enough to test."""
-    inputs, dy = make(b=1, h=3, w=4), torch.ones(1, 3, 4, 4, device=DEVICE)
+    inputs, dy = make(b=1, h=3, w=7, n=2), torch.ones(1, 3, 7, 4, device=DEVICE)
     function = lambda i: ss2d(*i, routes=ROUTE_SETS[routes], impl="triton")  # noqa: E731
     narrow = with_gradients(function, inputs, dy)
     monkeypatch.setattr(triton_ss2d._Scan, "wide", True)
     wide = with_gradients(function, inputs, dy)
     assert all(torch.equal(narrow[name], wide[name]) for name in narrow)
+
+
+def test_maps_that_reach_over_2_to_the_31_have_offsets_of_64_bits():
+    inputs = Inputs(*(v.to("meta") for v in make(b=1, h=8, w=8, d=3)))
+    strided = torch.empty_strided((1, 8, 8, 3), (3 << 30, 8, 1, 1 << 30), device="meta")  # channels first
+    prepared = lambda x: triton_ss2d.prepare(inputs._replace(x=x), (Route(),) * 4, "euler", True)  # noqa: E731
+    assert prepared(strided).wide
+    assert not prepared(inputs.x).wide
 
 
 @pytest.mark.gpu

@@ -63,7 +63,8 @@ def ss2d(
             with Triton installed and no tensor is float64, "torch" elsewhere.
 
     Tensors are float64, float32, bfloat16 or float16, on one device, of any strides; they may mix dtypes (as
-    under autocast, which does not reach inside: nothing here is ever computed in less than float32).
+    under autocast, which does not reach inside). All is computed in float32, but for the gradients of dt_low and
+    dt_weight, which are matrix products of maps in x's dtype, or of float32 as torch is set to multiply them.
     States and sums are float32, or float64 where x is.
 
     Returns:

@@ -4,6 +4,7 @@ import triton
 import triton.language as tl
 
 from zeromamba.kernels.triton_math import (
+    advance,
     channel_sums,
     channels_if,
     chunk_tokens,
@@ -13,8 +14,8 @@ from zeromamba.kernels.triton_math import (
     load_dts,
     load_rows,
     load_scalars,
-    reciprocal,
     softplus_slope,
+    widened,
 )
 from zeromamba.kernels.triton_states import entering_state
 
@@ -73,7 +74,7 @@ def chunk_gradients(
     pid = tl.program_id(0)
     blocks_d = tl.cdiv(d, BLOCK_D)
     block_d = pid % blocks_d
-    offs_d = block_d * BLOCK_D + tl.arange(0, BLOCK_D)
+    offs_d = widened(block_d * BLOCK_D + tl.arange(0, BLOCK_D), WIDE)
     mask_d = offs_d < d
     pid = pid // blocks_d
     segment = pid % segments
@@ -114,15 +115,15 @@ def chunk_gradients(
         at_chunk = ((b * n_routes + k) * chunks + chunk) * n_states * d
         xs = load_rows(x_ptrs, x_stride_l, steps, start, l, offs_d, d, STEP, FULL, BLOCK_L - PART)
         for n in range(n_states):
-            bs = load_scalars(b_start + n * b_stride_n, b_stride_l, steps, start, l, STEP, BLOCK_L - PART)
+            bs = load_scalars(
+                b_start + widened(n, WIDE) * b_stride_n, b_stride_l, steps, start, l, STEP, BLOCK_L - PART
+            )
             a = tl.load(a_ptr + offs_d * n_states + n, mask=mask_d, other=0.0)
-            inverse_a = reciprocal(a)
             state = tl.load(chunk_h_ptr + at_chunk + n * d + offs_d, mask=mask_d, other=0.0)
             for i in tl.static_range(BLOCK_L - PART):
                 if i % PART == 0:
                     tl.store(part_h_ptr + (i // PART * n_states + n) * d + offs_d, state, mask=mask_d)
-                abar = decay(dts[i], a)
-                state = abar * state + gain(dts[i], a, inverse_a, abar, ZOH, PRECISE) * xs[i].to(tl.float32) * bs[i]
+                state = advance(state, dts[i], a, xs[i], bs[i], ZOH, PRECISE)
             tl.store(part_h_ptr + ((PARTS - 1) * n_states + n) * d + offs_d, state, mask=mask_d)
         for part in tl.static_range(PARTS - 1, -1, -1):
             part_start = start + part * PART * STEP
@@ -143,8 +144,8 @@ def chunk_gradients(
             tokens = positions if order_ptr is None else tl.load(order_ptr + positions)
             sums_ptrs = dbc_ptr + rows // PART * size + tokens.to(tl.int64) * (n_routes * n_states)
             for n in range(n_states):
-                bs = load_scalars(b_start + n * b_stride_n, b_stride_l, steps, part_start, l, STEP, PART)
-                cs = load_scalars(c_start + n * c_stride_n, c_stride_l, steps, part_start, l, STEP, PART)
+                bs = load_scalars(b_start + widened(n, WIDE) * b_stride_n, b_stride_l, steps, part_start, l, STEP, PART)
+                cs = load_scalars(c_start + widened(n, WIDE) * c_stride_n, c_stride_l, steps, part_start, l, STEP, PART)
                 a = tl.load(a_ptr + offs_d * n_states + n, mask=mask_d, other=0.0)
                 state = tl.load(part_h_ptr + (part * n_states + n) * d + offs_d, mask=mask_d, other=0.0)
                 if part == PARTS - 1:
@@ -198,20 +199,18 @@ def state_gradients(
 
     `state` enters along the route, g against it.
     """
-    inverse_a = reciprocal(a)
     hs = ()
     dcs = ()
     for t in tl.static_range(L):
         hs = hs + (state,)
-        abar = decay(dts[t], a)
-        state = abar * state + gain(dts[t], a, inverse_a, abar, ZOH, PRECISE) * xs[t].to(tl.float32) * bs[t]
+        state = advance(state, dts[t], a, xs[t], bs[t], ZOH, PRECISE)
         dcs = dcs + (dys[t].to(tl.float32) * state,)
     dbs = ()
     new_dxs = ()
     new_ddts = ()
     for t in tl.static_range(L - 1, -1, -1):
         abar = decay(dts[t], a)
-        w = gain(dts[t], a, inverse_a, abar, ZOH, PRECISE)
+        w = gain(dts[t], a, abar, ZOH, PRECISE)
         g += cs[t] * dys[t].to(tl.float32)
         dbs = (g * (w * xs[t].to(tl.float32)),) + dbs
         gb = g * bs[t]
@@ -221,7 +220,7 @@ def state_gradients(
         gh = g * hs[t]
         da += dts[t] * gh
         if ZOH:
-            da += dw * gain_slope_a(dts[t], a, inverse_a, abar, w, PRECISE)
+            da += dw * gain_slope_a(dts[t], a, abar, w, PRECISE)
             dw *= abar  # dw / ddt
         new_ddts = (ddts[t] + dw + a * gh,) + new_ddts
     return new_dxs, new_ddts, da, g, channel_sums(dbs + dcs, 2 * L, D)

@@ -1,7 +1,7 @@
 """What every kernel of the scan shares: the step size dt, the discretisation, and how tokens are read.
 
-Almost all of it is written for the channels of one token (tensors are `(BLOCK_D,)`, two channels to a thread), L
-tokens being a tuple: no data moves between threads but in `rows` and `channel_sums`.
+Almost all of it is written for the channels of one token (tensors are `(BLOCK_D,)`, one or two channels to a thread),
+L tokens being a tuple: no data moves between threads but in `rows` and `channel_sums`.
 
 The logarithm of softplus is a polynomial, not `log2`: with e = exp(-|z|) in (0, 1],
 
@@ -24,7 +24,7 @@ LOG2E = tl.constexpr(1.4426950408889634)
 SMALL = tl.constexpr(0.5)
 SMALL_HALF = tl.constexpr(0.0625)
 BLOCK_L = 16  # tokens of a chunk: the least tile of a tensor core, and what a thread holds of each channel
-WIDTH = tl.constexpr(64)  # dt's weight is filled up to a multiple of so many channels, whatever the block
+WIDTH = tl.constexpr(64)  # dt's weight is filled up to a multiple of so many channels, which every block divides
 # Triton's interpreter, whose tl.dot takes bfloat16 for integers, and which cannot broadcast a mask of one element.
 INTERPRETED = tl.constexpr(os.environ.get("TRITON_INTERPRET") == "1")
 LEVELS = tl.constexpr(4)  # halvings of a chunk down to a token
@@ -106,20 +106,27 @@ def reciprocal(a):
 
 
 @triton.jit
-def gain(dt, a, inverse_a, abar, ZOH: tl.constexpr, PRECISE: tl.constexpr):
+def gain(dt, a, abar, ZOH: tl.constexpr, PRECISE: tl.constexpr):
     """w = Bbar / B: expm1(dt A) / A under ZOH (dt in the limit A -> 0), or dt."""
     if ZOH:
         q = dt * a
-        return tl.where(is_small(q, PRECISE), dt * phi(q, PRECISE), (abar - 1.0) * inverse_a)
+        return tl.where(is_small(q, PRECISE), dt * phi(q, PRECISE), (abar - 1.0) * reciprocal(a))
     else:
         return dt
 
 
 @triton.jit
-def gain_slope_a(dt, a, inverse_a, abar, w, PRECISE: tl.constexpr):
+def advance(state, dt, a, x, b, ZOH: tl.constexpr, PRECISE: tl.constexpr):
+    """h_t = exp(dt A) h_{t-1} + w B x."""
+    abar = decay(dt, a)
+    return abar * state + gain(dt, a, abar, ZOH, PRECISE) * x.to(tl.float32) * b
+
+
+@triton.jit
+def gain_slope_a(dt, a, abar, w, PRECISE: tl.constexpr):
     """dw / dA under ZOH: (dt exp(dt A) - w) / A, dt^2 / 2 in the limit A -> 0."""
     q = dt * a
-    return tl.where(is_small(q, PRECISE), dt * dt * phi_slope(q, PRECISE), (dt * abar - w) * inverse_a)
+    return tl.where(is_small(q, PRECISE), dt * dt * phi_slope(q, PRECISE), (dt * abar - w) * reciprocal(a))
 
 
 @triton.jit
@@ -138,6 +145,15 @@ def channels_if(inside, offs_d, d, FULL: tl.constexpr):
 
 
 @triton.jit
+def widened(index, WIDE: tl.constexpr):
+    """An index, of int64 if WIDE: its products with strides may pass 2^31."""
+    if WIDE:
+        return index + tl.full((), 0, tl.int64)  # the interpreter counts a loop in Python's integers
+    else:
+        return index
+
+
+@triton.jit
 def chunk_tokens(order_ptr, first, SKIP: tl.constexpr, STEP: tl.constexpr, WIDE: tl.constexpr, L: tl.constexpr):
     """Tokens of an order, from the position first on in steps of STEP, after SKIP: an int64 origin, L steps from it.
 
@@ -153,7 +169,7 @@ def chunk_tokens(order_ptr, first, SKIP: tl.constexpr, STEP: tl.constexpr, WIDE:
         origin = tl.full((), 0, tl.int64)
         lowest = tl.multiple_of(first + SKIP if STEP > 0 else first - (SKIP + L - 1), L)
         tokens = tl.load(order_ptr + lowest + tl.arange(0, L))
-        steps = in_time(scalars(tokens.to(tl.int64) if WIDE else tokens, L), STEP < 0, L)
+        steps = in_time(scalars(widened(tokens, WIDE), L), STEP < 0, L)
     return origin, steps
 
 
@@ -276,14 +292,12 @@ def load_dts(
     """
     if RANK:
         offs_l = first + STEP * tl.arange(0, L)
-        token = offs_l if order_ptr is None else tl.load(order_ptr + offs_l)
-        if WIDE:
-            token = token.to(tl.int64)
+        token = widened(offs_l if order_ptr is None else tl.load(order_ptr + offs_l), WIDE)
         z_ptrs = z_ptr + token[:, None] * z_stride_l
         width = tl.cdiv(d, WIDTH) * WIDTH
         z = tl.zeros((L, D), tl.float32)
         for r in tl.range(0, RANK, 16, num_stages=1):  # a loop, so that 16 rows of the weight are held and not all
-            offs_r = r + tl.arange(0, 16)
+            offs_r = widened(r + tl.arange(0, 16), WIDE)
             mask = (offs_l < l)[:, None] & (offs_r < rank)[None, :]
             low = tl.load(z_ptrs + offs_r[None, :] * z_stride_c, mask=mask, other=0.0)  # (L, 16)
             w_ptrs = w_ptr + w_start + offs_r[:, None] * width + offs_d[None, :]  # (16, D)

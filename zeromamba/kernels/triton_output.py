@@ -4,15 +4,14 @@ import triton
 import triton.language as tl
 
 from zeromamba.kernels.triton_math import (
+    advance,
     channels_if,
     chunk_tokens,
-    decay,
-    gain,
     in_time,
     load_dts,
     load_rows,
     load_scalars,
-    reciprocal,
+    widened,
 )
 from zeromamba.kernels.triton_states import entering_state
 
@@ -54,7 +53,7 @@ def chunk_outputs(
     """
     pid = tl.program_id(0)
     blocks_d = tl.cdiv(d, BLOCK_D)
-    offs_d = pid % blocks_d * BLOCK_D + tl.arange(0, BLOCK_D)
+    offs_d = widened(pid % blocks_d * BLOCK_D + tl.arange(0, BLOCK_D), WIDE)
     mask_d = offs_d < d
     pid = pid // blocks_d
     chunk = pid % chunks
@@ -77,11 +76,13 @@ def chunk_outputs(
             z_ptr + b * z_stride_b + k * z_stride_k, w_ptr, k * w_stride_k, bias, order_ptr, first, origin, steps,
             l, d, rank, offs_d, z_stride_l, z_stride_c, 1, WIDE, RANK, SOFTPLUS, PRECISE, FULL, BLOCK_L, BLOCK_D,
         )  # fmt: skip
+        b_start = b_ptr + b * b_stride_b + k * b_stride_k + origin * b_stride_l
+        c_start = c_ptr + b * c_stride_b + k * c_stride_k + origin * c_stride_l
         for n in range(n_states):
             ys = state_outputs(
                 xs, ys, dts, order_ptr, first, l, n, bk, chunk, k * d * n_states, a_ptr,
-                b_ptr + b * b_stride_b + k * b_stride_k + n * b_stride_n + origin * b_stride_l, b_stride_l,
-                c_ptr + b * c_stride_b + k * c_stride_k + n * c_stride_n + origin * c_stride_l, c_stride_l,
+                b_start + widened(n, WIDE) * b_stride_n, b_stride_l,
+                c_start + widened(n, WIDE) * c_stride_n, c_stride_l,
                 chunk_h_ptr, chunk_s_ptr, segment_h_ptr, d, n_states, chunks, segments, segment_chunks, offs_d, mask_d,
                 (route == 1) != FIRST_REVERSED, ZOH, PRECISE, WIDE, BLOCK_L,
             )  # fmt: skip
@@ -108,7 +109,6 @@ def state_outputs(
 ):  # fmt: skip
     """ys + C h of one state n over the L tokens of a chunk; keeps the state that enters the chunk in chunk_h."""
     a = tl.load(a_ptr + a_start + offs_d * n_states + n, mask=mask_d, other=0.0)
-    inverse_a = reciprocal(a)
     state = entering_state(
         chunk_h_ptr, chunk_s_ptr, segment_h_ptr, a, bk, chunk, chunks - 1 - chunk if REVERSED else chunk, n, d,
         n_states, chunks, segments, segment_chunks, offs_d, mask_d,
@@ -122,8 +122,6 @@ def state_outputs(
     earlier = in_time(ys, REVERSED, L)
     out = ()
     for t in tl.static_range(L):
-        abar = decay(dts[t], a)
-        w = gain(dts[t], a, inverse_a, abar, ZOH, PRECISE)
-        state = abar * state + w * us[t].to(tl.float32) * bs[t]
+        state = advance(state, dts[t], a, us[t], bs[t], ZOH, PRECISE)
         out = out + (earlier[t] + cs[t] * state,)
     return in_time(out, REVERSED, L)

@@ -2,6 +2,7 @@
 
 Plain functions on tensors, without autograd. How the work is cut:
 
+    fill_order       the tokens of each order but the rows', whose tokens are where they are
     chunk_states     every segment of a route by itself, from a zero state: what enters each of its chunks
     carry_states     a walk over the segments of each route: what enters each segment
     chunk_outputs    every chunk of an order by itself, for a route and its reverse: y
@@ -11,7 +12,6 @@ All cuts follow from shapes alone, and every sum that crosses programs is made o
 order: the same bits on every run.
 """
 
-import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -23,11 +23,12 @@ from zeromamba.kernels.inputs import Inputs
 from zeromamba.kernels.routes import Route
 from zeromamba.kernels.triton_gradients import PART, chunk_gradients
 from zeromamba.kernels.triton_math import BLOCK_L, WIDTH
+from zeromamba.kernels.triton_order import fill_order
 from zeromamba.kernels.triton_output import chunk_outputs
 from zeromamba.kernels.triton_states import carry_states, chunk_states
 from zeromamba.kernels.tuning import Config, config_for
 
-NUM_WARPS = 1  # a warp is a program: nothing but the tile of dt ever moves between threads
+NUM_WARPS = 1  # a warp is a program: the tile of dt and the sums over channels move between its threads, no more
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ def pair_routes(routes: Sequence[Route]) -> list[Order]:
     """Group routes that are each other's reverse; one kernel reads the map once for both."""
     orders: list[Order] = []
     for k, route in enumerate(routes):
-        along = replace(route, reverse=False)
+        along = forwards(route)
         for i, order in enumerate(orders):
             if order.along == along and order.k_second is None and order.first_reversed != route.reverse:
                 orders[i] = replace(order, k_second=k)
@@ -63,17 +64,33 @@ def pair_routes(routes: Sequence[Route]) -> list[Order]:
     return orders
 
 
-@functools.lru_cache(maxsize=256)
-def order_table(along: Route, h: int, w: int, device: torch.device) -> Tensor | None:
-    """The token at each position of an order, int32, filled up to whole chunks; None for the order of memory.
+def forwards(route: Route) -> Route:
+    """The order of positions that a route shares with its reverse."""
+    return replace(route, reverse=False)
 
-    It is made once for each size of map and kept; a copy from the CPU ends before any stream can read it.
+
+def order_tables(routes: Sequence[Route], x: Tensor) -> dict[Route, Tensor | None]:
+    """The token at each position of every order, int32, filled up to whole chunks; None for that of memory.
+
+    They are made anew for each call, which is a small launch: kept ones would outlive the memory pool of a CUDA graph,
+    or be dropped under one.
     """
-    if along == Route():
-        return None
-    table = torch.zeros(triton.cdiv(h * w, BLOCK_L) * BLOCK_L, dtype=torch.int32)
-    table[: h * w] = along.tokens(h, w)
-    return table.to(device)
+    _, h, w, _ = x.shape
+    length = triton.cdiv(h * w, BLOCK_L) * BLOCK_L
+    tables: dict[Route, Tensor | None] = {Route(): None}
+    for order in {forwards(route): None for route in routes}:
+        if order not in tables:
+            table = tables[order] = x.new_empty(length, dtype=torch.int32)
+            fill_order[(triton.cdiv(length, 1024),)](
+                table, h * w, h, w, order.window, length,
+                COLUMN=order.column, WINDOWED=order.window > 0, BLOCK=1024, num_warps=4,
+            )  # fmt: skip
+    return tables
+
+
+def extent(v: Tensor) -> int:
+    """Elements from the first to the last of one image of (b, ...)."""
+    return sum((n - 1) * s for n, s in zip(v.shape[1:], v.stride()[1:], strict=True))
 
 
 @dataclass(frozen=True)
@@ -88,11 +105,11 @@ class _Scan:
     B: Tensor  # (b, l, k, n)
     C: Tensor  # (b, l, k, n)
     D: Tensor  # (k, d)
-    size: tuple[int, int]  # h, w
     routes: tuple[Route, ...]
+    orders: dict[Route, Tensor | None]  # of `order_tables`
     zoh: bool
     softplus: bool
-    precise: bool  # whether any map is float32
+    precise: bool  # whether x or dt is float32
     config: Config
 
     @property
@@ -110,10 +127,6 @@ class _Scan:
     def segments(self) -> int:
         return triton.cdiv(self.chunks, self.segment_chunks)
 
-    def order(self, route: Route) -> Tensor | None:
-        """The table of a route's tokens, in the order that its reverse shares."""
-        return order_table(replace(route, reverse=False), *self.size, self.x.device)
-
     @property
     def rank(self) -> int:
         """What the kernels are told of z and its weight: their inner size, 0 without a weight."""
@@ -128,8 +141,7 @@ class _Scan:
     def wide(self) -> bool:
         """Whether an offset within one image may pass 2^31 elements."""
         maps = (self.x, self.z, self.B, self.C)
-        inside = max(sum((n - 1) * s for n, s in zip(v.shape[1:], v.stride()[1:], strict=True)) for v in maps)
-        return max(inside, self.x[0].numel() * len(self.routes)) >= 2**31
+        return max(*map(extent, maps), self.x[0].numel() * len(self.routes)) >= 2**31
 
     @property
     def options(self) -> dict[str, bool | int]:
@@ -175,7 +187,8 @@ def backward(
     matrix products over all tokens and all channels, and their accumulators would not fit beside the scan's.
     """
     s = prepare(inputs, routes, discretization, softplus, config)
-    dx, dz, *rest = scan_gradients(s, dy.flatten(1, 2), kept)
+    dy = dy.flatten(1, 2)
+    dx, dz, *rest = scan_gradients(s, dy.contiguous() if extent(dy) >= 2**31 else dy, kept)
     dlow, dweight = dz, None
     if inputs.dt_weight is not None:
         low = inputs.dt_low.flatten(0, 2).transpose(0, 1).to(dz.dtype)  # (k, bl, r)
@@ -195,6 +208,9 @@ def prepare(
     """Maps flattened over tokens (a view wherever one row continues the one before) and float32 parameters."""
     x, dt_low, dt_weight, dt_bias, A, B, C, D = inputs
     precise = torch.float32 in (x.dtype, dt_low.dtype)
+    config = config or config_for(x.device)
+    if x.shape[3] % 2:  # one channel to a thread: with two, Triton lets another thread read than the one that wrote
+        config = replace(config, block_d=32)
     return _Scan(
         x=x.flatten(1, 2),
         z=dt_low.flatten(1, 2),
@@ -204,12 +220,12 @@ def prepare(
         B=B.flatten(1, 2),
         C=C.flatten(1, 2),
         D=D.float().contiguous(),
-        size=(x.shape[1], x.shape[2]),
         routes=tuple(routes),
+        orders=order_tables(routes, x),
         zoh=discretization == "zoh",
         softplus=softplus,
         precise=precise,
-        config=config or config_for(x.device),
+        config=config,
     )
 
 
@@ -238,7 +254,7 @@ def scan(s: _Scan) -> tuple[Tensor, Tensor, Tensor]:
     merged = y if len(orders) == 1 else s.x.new_empty((b, l, d), dtype=torch.float32)
     for i, order in enumerate(orders):
         chunk_outputs[(triton.cdiv(d, s.config.block_d) * s.chunks * b,)](
-            s.x, s.order(order.along), s.z, s.weight, s.bias, s.A, s.B, s.C, s.D,
+            s.x, s.orders[order.along], s.z, s.weight, s.bias, s.A, s.B, s.C, s.D,
             merged, y if order is orders[-1] else merged, chunk_h, chunk_s, segment_h,
             *s.x.stride(), *s.z.stride(), *s.B.stride(), *s.C.stride(),
             l, d, s.rank, s.weight_stride, n, k, s.chunks, s.segments, s.segment_chunks,
@@ -264,7 +280,7 @@ def enter_chunks(s: _Scan, *, u: Tensor, v: Tensor, adjoint: bool) -> tuple[Tens
     blocks_d = triton.cdiv(d, s.config.block_d)
     for i, route in enumerate(s.routes):
         chunk_states[(blocks_d * s.segments * b,)](
-            u, s.order(route), s.z, s.weight, s.bias, s.A, v, chunk_h, chunk_s, segment_h, segment_s,
+            u, s.orders[forwards(route)], s.z, s.weight, s.bias, s.A, v, chunk_h, chunk_s, segment_h, segment_s,
             *u.stride(), *s.z.stride(), *v.stride(),
             l, d, s.rank, s.weight_stride, n, k, s.chunks, s.segments, s.segment_chunks, i,
             STEP=-1 if route.reverse != adjoint else 1, ADJOINT=adjoint, **s.options,
@@ -297,7 +313,7 @@ def scan_gradients(s: _Scan, dy: Tensor, kept: Tensor) -> tuple[Tensor, ...]:
     dBC = empty(2, blocks_d, b, l, k, n)
     for i, route in enumerate(s.routes):
         chunk_gradients[(blocks_d * s.segments * b,)](
-            dy, s.x, s.order(route), s.z, s.weight, s.bias, s.A, s.B, s.C, s.D, merged,
+            dy, s.x, s.orders[forwards(route)], s.z, s.weight, s.bias, s.A, s.B, s.C, s.D, merged,
             kept, chunk_g, chunk_s, segment_g, part_h,
             dx, dz, dbias, dA, dBC, dD,
             *dy.stride(), *s.x.stride(), *s.z.stride(), *s.B.stride(), *s.C.stride(),

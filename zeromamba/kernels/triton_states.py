@@ -13,14 +13,14 @@ import triton
 import triton.language as tl
 
 from zeromamba.kernels.triton_math import (
+    advance,
     channels_if,
     chunk_tokens,
     decay,
-    gain,
     load_dts,
     load_rows,
     load_scalars,
-    reciprocal,
+    widened,
 )
 
 
@@ -62,7 +62,7 @@ def chunk_states(
     """
     pid = tl.program_id(0)
     blocks_d = tl.cdiv(d, BLOCK_D)
-    offs_d = pid % blocks_d * BLOCK_D + tl.arange(0, BLOCK_D)
+    offs_d = widened(pid % blocks_d * BLOCK_D + tl.arange(0, BLOCK_D), WIDE)
     mask_d = offs_d < d
     pid = pid // blocks_d
     segment = pid % segments
@@ -97,21 +97,18 @@ def chunk_states(
             s += dts[t]
         for n in range(n_states):
             a = tl.load(a_ptr + offs_d * n_states + n, mask=mask_d, other=0.0)
-            inverse_a = reciprocal(a)
             if n_states > 1:
                 state = tl.load(
                     segment_h_ptr + n * d + offs_d, mask=channels_if(time > first, offs_d, d, FULL), other=0.0
                 )
             tl.store(chunk_h_ptr + (chunk.to(tl.int64) * n_states + n) * d + offs_d, state, mask=mask_d)
-            v_start = v_ptr + origin * v_stride_l + n * v_stride_n
+            v_start = v_ptr + origin * v_stride_l + widened(n, WIDE) * v_stride_n
             vs = load_scalars(v_start, v_stride_l, steps, start, l, STEP, BLOCK_L)
             for t in tl.static_range(BLOCK_L):
-                abar = decay(dts[t], a)
                 if ADJOINT:
-                    state = abar * (state + vs[t] * us[t].to(tl.float32))
+                    state = decay(dts[t], a) * (state + vs[t] * us[t].to(tl.float32))
                 else:
-                    w = gain(dts[t], a, inverse_a, abar, ZOH, PRECISE)
-                    state = abar * state + w * us[t].to(tl.float32) * vs[t]
+                    state = advance(state, dts[t], a, us[t], vs[t], ZOH, PRECISE)
             tl.store(segment_h_ptr + n * d + offs_d, state, mask=mask_d)
     tl.store(segment_s_ptr + offs_d, s, mask=mask_d)
 

@@ -25,6 +25,10 @@ class Config:
     block_d: int = 64  # channels of a program, two to a thread
     programs: int = 8192  # segments are made shorter, down to one chunk, until there are as many programs
 
+    def __post_init__(self) -> None:
+        if self.block_d not in (32, 64):
+            raise ValueError(f"block_d: expected 32 or 64 channels, one or two to a thread, got {self.block_d}")
+
 
 #: From registers and instructions counted by benchmarks/ahead_of_time.py, for sm_80 and sm_90 alike.
 SHIPPED = Config()
