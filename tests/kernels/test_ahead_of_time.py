@@ -24,6 +24,7 @@ INSTRUCTIONS = {
     "chunk_outputs": (36, 56),
     "chunk_gradients": (84, 120),
     "carry_states": (140, 140),
+    "fill_order": (90, 90),  # a token
 }
 PLAIN = re.compile(r"stage \d bfloat16 row( reverse)?( adjoint)?")
 # Bytes of registers spilled: none in any configuration of VMamba; a few words with exact zero-order hold and N = 16.
@@ -77,9 +78,8 @@ def compiled_for(b, h, w, dtype):
 def all_sizes_compile_to_the_same():
     for dtype in (torch.float32, torch.bfloat16):
         first = compiled_for(1, 1, 1, dtype)
-        assert (
-            len(first) == 16
-        )  # states of 4 routes and a carry, outputs of 2 orders; again those 5, and gradients of 4 routes
+        # an order, states of 4 routes and a carry, there and back; outputs of 2 orders; gradients of 4 routes
+        assert len(first) == 18
         for size in ((2, 7, 9), (16, 28, 28), (300, 4, 4)):
             assert compiled_for(*size, dtype) == first, size
 
