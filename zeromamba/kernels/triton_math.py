@@ -211,19 +211,10 @@ def rows(tile, L: tl.constexpr, D: tl.constexpr):
 @triton.jit
 def scalars(vector, L: tl.constexpr):
     """A vector (L,) as a tuple of its elements."""
-    parts = (vector,)
-    for level in tl.static_range(LEVELS):
-        if L >> level > 1:
-            even = ()
-            odd = ()
-            for i in tl.static_range(1 << level):
-                e, o = tl.split(tl.reshape(parts[i], (L >> (level + 1), 2)))
-                even = even + (e,)
-                odd = odd + (o,)
-            parts = even + odd
+    column = rows(tl.reshape(vector, (L, 1)), L, 1)
     out = ()
     for i in tl.static_range(L):
-        out = out + (tl.sum(parts[i], 0),)  # of one element
+        out = out + (tl.sum(column[i], 0),)  # of one element
     return out
 
 
