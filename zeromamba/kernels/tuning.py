@@ -17,6 +17,8 @@ from pathlib import Path
 
 import torch
 
+from zeromamba.files import write_json
+
 
 @dataclass(frozen=True)
 class Config:
@@ -77,9 +79,7 @@ def tune(card: str, seconds: Callable[[Config], float], choices: Iterable[Config
         raise RuntimeError(f"none of the choices runs on {card}")
     kept = {**_kept(file()), card: best}
     file().parent.mkdir(parents=True, exist_ok=True)
-    temporary = file().with_suffix(f".{os.getpid()}.tmp")
-    temporary.write_text(json.dumps({name: asdict(config) for name, config in kept.items()}, indent=1) + "\n")
-    temporary.replace(file())
+    write_json(file(), {name: asdict(config) for name, config in kept.items()})
     _kept.cache_clear()
     return best
 
