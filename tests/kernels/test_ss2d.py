@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scans import DEVICE, ROUTE_SETS, UNIT, expect, inputs64, make, reference_scan, rms, with_gradients
 
-from zeromamba.kernels import SS2D, Route, ss2d, triton_ss2d
+from zeromamba.kernels import SS2D, Route, ss2d, triton_ss2d, vectorised
 from zeromamba.kernels.inputs import Inputs
 from zeromamba.kernels.op import scan
 from zeromamba.kernels.tuning import Config
@@ -147,6 +147,28 @@ def test_extremes_vectorised(case):
 @given(cases())
 def test_extremes_in_triton(case):
     compare(*case, "triton")
+
+
+@pytest.mark.parametrize("routes", ["ss2d", "windows"])
+@pytest.mark.parametrize(("h", "w"), [(24, 3), (13, 24), (1, 31), (12, 96)])
+def test_chunks_of_chunks_and_parts_of_maps(h, w, routes, monkeypatch):
+    """Rows of one chunk and of several, chunks of chunks, maps laid out along a route; images and channels in parts."""
+    inputs = make(b=3, h=h, w=w, d=5)
+    whole = ss2d(*inputs, routes=ROUTE_SETS[routes], impl="torch")
+    compare(inputs, ROUTE_SETS[routes], "euler", "torch")
+    for size in (2 * h * w * 5, 2 * h * w):  # two images, two channels of one
+        monkeypatch.setitem(vectorised.SLICE, DEVICE, size)
+        assert len(list(vectorised.parts(inputs.x))) == {2: 9, 10: 2}[size // (h * w)]
+        torch.testing.assert_close(ss2d(*inputs, routes=ROUTE_SETS[routes], impl="torch"), whole)
+        compare(inputs, ROUTE_SETS[routes], "euler", "torch")
+
+
+def test_what_ran_in_inference_mode_can_train_after(monkeypatch):
+    monkeypatch.setattr(vectorised, "SCRATCH", vectorised.Scratch())  # nothing is at hand from before
+    inputs = make(b=1)
+    with torch.inference_mode():
+        inside = ss2d(*inputs, impl="torch")
+    assert torch.equal(inside, with_gradients(lambda i: ss2d(*i, impl="torch"), inputs, inputs.x)["y"])
 
 
 @pytest.mark.parametrize("discretization", DISCRETIZATIONS)

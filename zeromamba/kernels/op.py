@@ -168,11 +168,11 @@ def _forward(
 
 @_forward.register_fake
 def _(x: Tensor, *inputs: Any) -> tuple[Tensor, Tensor, Tensor]:
-    A, impl = inputs[3], inputs[-1]
+    A, routes, impl = inputs[3], inputs[7], inputs[-1]
     b, h, w, d = x.shape
     k, _, n = A.shape
     dtype = torch.promote_types(x.dtype, torch.float32)
-    kept = implementation(impl).kept_shape(b, h, w, d, k, n)
+    kept = implementation(impl).kept_shape(b, h, w, d, n, decode(routes))
     return x.new_empty(x.shape), x.new_empty((b, k, d, n), dtype=dtype), x.new_empty(kept, dtype=dtype)
 
 

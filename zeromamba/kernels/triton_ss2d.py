@@ -159,9 +159,9 @@ class _Scan:
         }
 
 
-def kept_shape(b: int, h: int, w: int, d: int, k: int, n: int) -> tuple[int, ...]:
+def kept_shape(b: int, h: int, w: int, d: int, n: int, routes: Sequence[Route]) -> tuple[int, ...]:
     """Shape of what `forward` keeps for `backward`: the state that enters each chunk."""
-    return b, k, (h * w + BLOCK_L - 1) // BLOCK_L, n, d
+    return b, len(routes), (h * w + BLOCK_L - 1) // BLOCK_L, n, d
 
 
 def forward(

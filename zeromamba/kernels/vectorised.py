@@ -1,9 +1,9 @@
 """The selective scan in vectorised PyTorch, with its adjoint written out: for CPUs, and for GPUs without Triton.
 
-The l tokens of a route are cut into about sqrt(l) chunks of about sqrt(l) tokens. All chunks step through their
-tokens side by side, first from a zero state; a walk over the chunks then gives the state that enters each, and a
-second pass over the tokens starts from those: 3 sqrt(l) vector operations in place of l. Nothing is divided by a
-product of decays, and no product of decays is kept: that of a chunk is exp(A sum dt), at most 1.
+A route is cut into c chunks of about a dozen tokens. All chunks step through their tokens side by side, first from a
+zero state. The states in which that leaves them give those that enter them, by the same steps over chunks of chunks;
+and a second pass over the tokens starts from these. Nothing is divided by a product of decays, and no such product is
+more than 1.
 
 States n are taken one after another, since they meet only in the sums over n. For each of them, with phi = Bbar / B,
 
@@ -13,11 +13,14 @@ States n are taken one after another, since they meet only in the sums over n. F
     ddt_t = A g_t Abar_t h_{t-1} + g_t B_t u_t dphi/ddt
     dA = sum_t dt_t g_t Abar_t h_{t-1} + g_t B_t u_t dphi/dA
 
-D x acts on each token alone, so it is added to the map, and differentiated there. Axes: t token of a chunk, c chunk.
+D x acts on each token alone, so it is added to the map, and differentiated there. On a CPU nearly all time goes into
+reading and writing maps: so they are read where they lie, and written over memory that is used again.
 """
 
 import math
+import threading
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -26,105 +29,178 @@ from torch.nn import functional as F
 from .inputs import Inputs
 from .routes import Route
 
-SMALL = 0.5  # below this |dt A|, phi and its slopes are series: their quotients would cancel
-# Elements (b, l, d) that are worked on at once, by device: on a CPU, what its cache holds of the dozen buffers.
+SHORT = 12  # least tokens of a chunk: fewer would be many chunks, more are many steps of little work
+LINEAR = 40.0  # softplus is the identity above this; above the stock threshold of 20 it would be short of float64
+LOG2_E = 1 / math.log(2)  # exp(q) is exp2(q log2(e)), which takes a CPU a quarter of the time
+SMALL = 0.5  # below this |dt A|, phi's slope is a series: its quotient would cancel
+# Elements (b, l, d) that are worked on at once, by device: on a CPU, what its cache holds of the ten maps.
 SLICE = {"cpu": 1 << 20, "cuda": 1 << 26}
 
 
-class Order:
-    """A route cut into chunks, the last one filled up with copies of a token that count for nothing."""
+class Chunks:
+    """A route cut into c chunks of t tokens.
 
-    def __init__(self, route: Route, h: int, w: int, device: torch.device) -> None:
-        l = h * w
-        self.t, self.c = cut(l)
-        position = torch.arange(self.t * self.c, device=device).view(self.c, self.t).T.flatten()  # (t c,)
-        self.tokens = route.tokens(h, w, device)[position.clamp(max=l - 1)]
-        self.filling = self.t * self.c - l  # positions at the end of the last chunk
-        self.places = position.argsort()[route.positions(h, w, device)]  # of each token, among (t c)
+    A route along rows or columns cuts these, and maps are worked on where they lie. For windows, and for sides that
+    cannot be cut well, they are laid out along the route first, with zeros that fill up the last chunk.
+    """
 
-    def read(self, maps: Tensor, dtype: torch.dtype) -> Tensor:
-        """Maps (b, h, w, ...) along the route: (b, t, c, ...)."""
-        return maps.flatten(1, 2).index_select(1, self.tokens).to(dtype).unflatten(1, (self.t, self.c))
+    def __init__(self, route: Route, h: int, w: int) -> None:
+        self.h, self.w, self.l = h, w, h * w
+        self.column, self.reverse = route.column, route.reverse
+        self.order = Route(route.column, window=route.window)
+        self.t = length(h if route.column else w)
+        self.laid_out = route.window > 0 or self.t**2 > 4 * self.l
+        if self.laid_out:
+            self.t, self.column = math.isqrt(self.l - 1) + 1, False
+        self.c = -(-self.l // self.t)
+        self.filling = self.c * self.t - self.l
 
-    def put_back(self, along: Tensor) -> Tensor:
-        """What stands along the route (b, t, c, ...), at each token: (b, l, ...)."""
-        return along.flatten(1, 2).index_select(1, self.places)
+    def lay(self, maps: Tensor) -> Tensor:
+        """Maps (b, h, w, ...): themselves, or a copy along the route, (b, c, t, ...)."""
+        if not self.laid_out:
+            return maps
+        along = maps.new_zeros(len(maps), self.c * self.t, *maps.shape[3:])
+        along[:, : self.l] = maps.flatten(1, 2).index_select(1, self.order.tokens(self.h, self.w, maps.device))
+        return along.unflatten(1, (self.c, self.t))
 
-    def silence(self, along: Tensor) -> Tensor:
-        """Zero (b, t, c, ...) at the filling, in place."""
-        along[:, self.t - self.filling :, -1] = 0
-        return along
+    def put_back(self, laid: Tensor, maps: Tensor) -> None:
+        """Write what became of `lay(maps)` into the maps (b, h, w, ...)."""
+        if self.laid_out:
+            positions = self.order.positions(self.h, self.w, maps.device)
+            maps.copy_(laid.flatten(1, 2).index_select(1, positions).view(maps.shape))
+
+    def view(self, laid: Tensor) -> Tensor:
+        """The chunks of laid maps (b, h, w, d): (t, c1, c2, b, d), where c = c1 c2."""
+        rows = laid.transpose(1, 2) if self.column else laid
+        return rows.unflatten(2, (-1, self.t)).movedim((3, 0), (0, 3))
+
+    def tokens_of(self, laid: Tensor) -> Sequence[Tensor]:
+        """The first token of every chunk, the second, ..., along the route: t times (c1, c2, b, d)."""
+        tokens = self.view(laid).unbind()
+        return tokens[::-1] if self.reverse else tokens
 
 
-def cut(l: int) -> tuple[int, int]:
-    """Tokens of a chunk, and chunks."""
-    t = math.isqrt(l - 1) + 1
-    return t, -(-l // t)
+def length(count: int) -> int:
+    """What `count` tokens, or chunks, are cut into evenly: chunks of so many."""
+    return next((t for t in range(SHORT, count) if count % t == 0), count)
 
 
-def kept_shape(b: int, h: int, w: int, d: int, k: int, n: int) -> tuple[int, ...]:
-    """Shape of what `forward` keeps for `backward`."""
-    return k, n, b, cut(int(h * w))[1], d
+class Part(NamedTuple):
+    """The images and channels that are worked on at once."""
+
+    images: slice
+    channels: slice
+
+    def of(self, maps: Tensor) -> Tensor:
+        """The part of maps (b, h, w, d)."""
+        return maps[self.images, ..., self.channels]
+
+
+class Maps(NamedTuple):
+    """The part of the maps that a route reads, or of their gradients."""
+
+    u: Tensor  # (b, h, w, d)
+    low: Tensor  # (b, h, w, r), or (b, h, w, d) without dt's weight
+    B: Tensor  # (b, h, w, n)
+    C: Tensor  # (b, h, w, n)
+
+    @classmethod
+    def of(cls, inputs: Inputs, k: int, part: Part) -> "Maps":
+        """Views of the inputs."""
+        low, B, C = (v[part.images, ..., k, :] for v in (inputs.dt_low, inputs.B, inputs.C))
+        return cls(part.of(inputs.x), low if inputs.dt_weight is not None else low[..., part.channels], B, C)
+
+
+class Scratch(threading.local):
+    """Maps that are written over all the time. A CPU's are kept: new memory would cost it as much as the arithmetic."""
+
+    def __init__(self) -> None:
+        self.kept: dict[tuple[str, torch.dtype], Tensor] = {}
+
+    def __call__(self, name: str, like: Tensor) -> Tensor:
+        """A contiguous map of that shape, with whatever the last of the name held."""
+        if like.device.type != "cpu":  # whose allocator keeps memory itself
+            return torch.empty_like(like, memory_format=torch.contiguous_format)
+        kept = self.kept.get((name, like.dtype))
+        if kept is None or len(kept) < like.numel():
+            with torch.inference_mode(False):  # whose tensors could not be written outside of it
+                kept = self.kept[name, like.dtype] = like.new_empty(like.numel())
+        return kept[: like.numel()].view(like.shape)
+
+
+SCRATCH = Scratch()
 
 
 class Steps:
-    """What all states n of a route share: the step sizes dt and the inputs u, (b, t, c, d)."""
+    """What all states of a route share: its maps, laid out, and the step sizes dt, (b, h, w, d)."""
 
-    def __init__(
-        self, order: Order, x: Tensor, low: Tensor, weight: Tensor | None, bias: Tensor, zoh: bool, softplus: bool
-    ) -> None:
-        z = low + bias if weight is None else torch.addmm(bias, low.flatten(0, 2), weight.T).view(*low.shape[:3], -1)
-        # the stock threshold of 20 would be short of float64
-        self.dt = order.silence(F.softplus(z, threshold=40.0) if softplus else z)
-        self.u = order.read(x, self.dt.dtype)
-        self.zoh = zoh
+    def __init__(self, inputs: Inputs, k: int, part: Part, chunks: Chunks, zoh: bool, softplus: bool) -> None:
+        self.chunks, self.zoh, self.softplus = chunks, zoh, softplus
+        self.u, self.low, self.B, self.C = (chunks.lay(v) for v in Maps.of(inputs, k, part))
+        bias = inputs.dt_bias[k, part.channels]
+        self.weight = None if inputs.dt_weight is None else inputs.dt_weight[k, part.channels]
+        self.z = self.map("z")
+        if self.weight is None:
+            torch.add(self.low, bias, out=self.z)
+        else:
+            torch.addmm(bias, self.low.flatten(0, 2), self.weight.T, out=self.z.flatten(0, 2))
+        self.dt = torch.ops.aten.softplus.out(self.z, 1, LINEAR, out=self.map("dt")) if softplus else self.z
+        if chunks.filling:
+            self.dt[:, -1, -chunks.filling :] = 0  # which leaves the state as it is
+
+    def map(self, name: str) -> Tensor:
+        """A scratch map like u."""
+        return SCRATCH(name, self.u)
 
     def decay(self, a: Tensor) -> Tensor:
-        """Abar = exp(dt A) of the state with A (d,): (b, t, c, d)."""
-        return (self.dt * a).exp_()
+        """Abar = exp(dt A) of the state with A (d,)."""
+        return torch.mul(self.dt, a * LOG2_E, out=self.map("Abar")).exp2_()
 
     def chunk_decay(self, a: Tensor) -> Tensor:
-        """The product of Abar over each chunk, (b, c, d)."""
-        return (self.dt.sum(1) * a).exp_()
+        """The product of Abar over each chunk, (c1, c2, b, d)."""
+        return (self.chunks.view(self.dt).sum(0) * (a * LOG2_E)).exp2_()
 
     def phi(self, a: Tensor) -> Tensor:
-        """Bbar / B, (b, t, c, d)."""
+        """Bbar / B."""
         return phi_1(self.dt * a).mul_(self.dt) if self.zoh else self.dt
 
-    def inputs(self, a: Tensor, B: Tensor) -> Tensor:
-        """Bbar u, for B (b, t, c): (b, t, c, d)."""
-        return (self.phi(a) * self.u).mul_(B[..., None])
+    def z_gradient(self, ddt: Tensor) -> Tensor:
+        """The gradient of z, of which dt is the softplus or which it is, written over that of dt."""
+        if not self.softplus:
+            return ddt
+        return torch.ops.aten.softplus_backward.grad_input(ddt, self.z, 1, LINEAR, grad_input=ddt)
+
+    def low_gradient(self, dz: Tensor) -> Tensor:
+        """What z's gradient gives to low's."""
+        return dz if self.weight is None else F.linear(dz, self.weight.T.contiguous())
 
 
 def forward(
     inputs: Inputs, routes: Sequence[Route], discretization: str, softplus: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     """y (b, h, w, d) of x's dtype, the last state of each route (b, k, d, n), and what `backward` wants kept."""
-    x, dt_low, dt_weight, dt_bias, A, B, C, D = inputs
+    dtype, inputs = inputs.x.dtype, widened(inputs)
+    x, A = inputs.x, inputs.A
     b, h, w, d = x.shape
-    dtype = torch.promote_types(x.dtype, torch.float32)
-    dt_bias, A, D = (p.to(dtype) for p in (dt_bias, A, D))
-    y = x.new_zeros((b, h * w, d), dtype=dtype)
-    y += (x * D.sum(0)).flatten(1, 2)
-    orders = [Order(route, h, w, x.device) for route in routes]
-    kept = A.new_empty(kept_shape(b, h, w, d, len(routes), A.shape[-1]))
+    y = x * inputs.D.sum(0)
+    kept = A.new_empty(kept_shape(b, h, w, d, A.shape[-1], routes))
     last = A.new_empty(b, *A.shape)
-    for k, order in enumerate(orders):
-        for part in slices(x):
-            low = order.read(dt_low[part, ..., k, :], dtype)
-            weight = None if dt_weight is None else dt_weight[k].to(dtype)
-            steps = Steps(order, x[part], low, weight, dt_bias[k], discretization == "zoh", softplus)
-            B_k, C_k = (order.read(v[part, ..., k, :], dtype) for v in (B, C))
-            along = torch.zeros_like(steps.u)
-            for n, a in enumerate(A[k].unbind(-1)):
-                Abar, h_n = steps.decay(a), steps.inputs(a, B_k[..., n])
-                entering = carry(leaving_states(Abar, h_n), steps.chunk_decay(a))
-                kept[k, n, part] = entering
-                fill_states(Abar, h_n, entering)
-                last[part, k, :, n] = h_n[:, -1, -1]  # the filling leaves the state as it is
-                along.addcmul_(h_n, C_k[..., n, None])
-            y[part] += order.put_back(along)
-    return y.view(x.shape).to(x.dtype), last, kept
+    cuts = [Chunks(route, h, w) for route in routes]
+    for k, (chunks, kept_k) in enumerate(zip(cuts, kept.split([chunks.c for chunks in cuts], 1), strict=True)):
+        for part in parts(x):
+            steps = Steps(inputs, k, part, chunks, discretization == "zoh", softplus)
+            y_k = chunks.lay(part.of(y))
+            for n, a in enumerate(A[k, part.channels].unbind(-1)):
+                h_n = torch.mul(steps.phi(a), steps.u, out=steps.map("h")).mul_(steps.B[..., n, None])
+                decays, states = chunks.tokens_of(steps.decay(a)), chunks.tokens_of(h_n)
+                leaving = leave(states[0], decays[1:], states[1:])
+                entering = enter(leaving, steps.chunk_decay(a), chunks.reverse)
+                fill(entering, decays, states)
+                kept_k[n, :, part.images, part.channels] = entering.flatten(0, 1)
+                last[part.images, k, part.channels, n] = states[-1].flatten(0, 1)[0 if chunks.reverse else -1]
+                y_k.addcmul_(h_n, steps.C[..., n, None])
+            chunks.put_back(y_k, part.of(y))
+    return y.to(dtype), last, kept
 
 
 def backward(
@@ -136,118 +212,112 @@ def backward(
     softplus: bool,
 ) -> tuple[Tensor | None, ...]:
     """The gradient of each input, of its shape and dtype."""
-    x, dt_low, dt_weight, dt_bias, A, B, C, D = inputs
-    dtype = torch.promote_types(x.dtype, torch.float32)
-    dt_bias, A, D, dy = (p.to(dtype) for p in (dt_bias, A, D, dy))
-    dx, dlow, dbias, dA, dB, dC, dD = (
-        torch.zeros(v.shape, dtype=dtype, device=x.device) for v in (x, dt_low, dt_bias, A, B, C, D)
-    )
-    dweight = None if dt_weight is None else torch.zeros(dt_weight.shape, dtype=dtype, device=x.device)
-    dx += dy * D.sum(0)
-    dD += (dy * x).sum((0, 1, 2))
-    for k, route in enumerate(routes):
-        order = Order(route, x.shape[1], x.shape[2], x.device)
-        for part in slices(x):
-            low = order.read(dt_low[part, ..., k, :], dtype)
-            weight = None if dt_weight is None else dt_weight[k].to(dtype)
-            steps = Steps(order, x[part], low, weight, dt_bias[k], discretization == "zoh", softplus)
-            B_k, C_k = (order.read(v[part, ..., k, :], dtype) for v in (B, C))
-            dy_k = order.silence(order.read(dy[part], dtype))
-            du, ddt = torch.zeros_like(steps.u), torch.zeros_like(steps.u)
-            dB_k, dC_k = torch.empty_like(B_k), torch.empty_like(C_k)
-            for n, a in enumerate(A[k].unbind(-1)):
-                state = state_gradients(steps, dy_k, a, B_k[..., n, None], C_k[..., n, None], kept[k, n, part], du, ddt)
-                dB_k[..., n], dC_k[..., n], dA_n = state
-                dA[k, :, n] += dA_n
-            dz = order.silence(ddt)
-            if softplus:
-                dz *= -torch.expm1(-steps.dt)  # softplus'(z) = 1 - exp(-softplus(z))
-            dbias[k] += dz.sum((0, 1, 2))
-            if weight is not None and dweight is not None:
-                dweight[k] += dz.flatten(0, 2).T @ low.flatten(0, 2)
-                dz = dz @ weight
-            for gradient, along in (
-                (dx[part], du),
-                (dlow[part, ..., k, :], dz),
-                (dB[part, ..., k, :], dB_k),
-                (dC[part, ..., k, :], dC_k),
-            ):
-                gradient += order.put_back(along).view_as(gradient)
-    gradients = (dx, dlow, dweight, dbias, dA, dB, dC, dD)
-    return tuple(None if v is None or g is None else g.to(v.dtype) for g, v in zip(gradients, inputs, strict=True))
+    given, inputs = inputs, widened(inputs)
+    x, dy = inputs.x, dy.to(inputs.x.dtype).contiguous()
+    dx = dy * inputs.D.sum(0)
+    sums = Inputs._make((dx, *(None if v is None else torch.zeros_like(v) for v in inputs[1:])))
+    for part in parts(x):
+        dy_x = torch.mul(part.of(dy), part.of(x), out=SCRATCH("h", part.of(x)))
+        sums.D[:, part.channels] += dy_x.sum((0, 1, 2))
+    cuts = [Chunks(route, x.shape[1], x.shape[2]) for route in routes]
+    for k, (chunks, kept_k) in enumerate(zip(cuts, kept.split([chunks.c for chunks in cuts], 1), strict=True)):
+        for part in parts(x):
+            steps = Steps(inputs, k, part, chunks, discretization == "zoh", softplus)
+            dy_k, ddt = chunks.lay(part.of(dy)), steps.map("ddt").zero_()
+            gradients = Maps.of(sums, k, part)
+            laid = Maps(*(chunks.lay(v) for v in gradients))
+            for n, a in enumerate(inputs.A[k, part.channels].unbind(-1)):
+                entering = kept_k[n, :, part.images, part.channels]
+                sums.A[k, part.channels, n] += state_gradients(steps, n, a, entering, dy_k, laid, ddt)
+            dz = steps.z_gradient(ddt)
+            sums.dt_bias[k, part.channels] += dz.sum((0, 1, 2))
+            if sums.dt_weight is not None:
+                sums.dt_weight[k, part.channels] += (steps.low.flatten(0, 1).mT @ dz.flatten(0, 1)).sum(0).T
+            laid.low.add_(steps.low_gradient(dz))
+            for gradient, along in zip(gradients, laid, strict=True):
+                chunks.put_back(along, gradient)
+    return tuple(None if v is None or g is None else g.to(v.dtype) for g, v in zip(sums, given, strict=True))
 
 
 def state_gradients(
-    steps: Steps, dy: Tensor, a: Tensor, B: Tensor, C: Tensor, entering: Tensor, du: Tensor, ddt: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """dB (b, t, c), dC (b, t, c) and dA (d,) of one state; adds its part of du and ddt, (b, t, c, d).
+    steps: Steps, n: int, a: Tensor, entering: Tensor, dy: Tensor, gradients: Maps, ddt: Tensor
+) -> Tensor:
+    """dA (d,) of one state; adds what the state gives to the gradients of the route's maps, and to ddt.
 
     Args:
-        steps, dy: of the route, (b, t, c, d).
         a: A of the state, (d,).
-        B, C: (b, t, c, 1).
-        entering: the state that enters each chunk, (b, c, d).
+        entering: the state that enters each chunk, (c, b, d).
+        dy, ddt: laid, (b, h, w, d).
     """
-    dt, u = steps.dt, steps.u
-    Abar = steps.decay(a)
-    h = fill_states(Abar, steps.inputs(a, B[..., 0]), entering)
-    dC = (dy * h).sum(-1)
-    g = adjoint_states(Abar, dy * C, steps.chunk_decay(a))
-    gh = Abar.clone() if steps.zoh else Abar  # g_t Abar_t h_{t-1}
-    gh[:, 1:] *= h[:, :-1]
-    gh[:, 0] *= entering
-    gh *= g
-    g_phi = g * steps.phi(a)
-    dB = (g_phi * u).sum(-1)
-    du.addcmul_(g_phi, B)
-    dphi = g.mul_(u).mul_(B)
-    ddt.addcmul_(gh, a)
-    dA = gh.mul_(dt)
-    if steps.zoh:
+    chunks, dt, u = steps.chunks, steps.dt, steps.u
+    B, C = steps.B[..., n, None], steps.C[..., n, None]
+    Abar, phi = steps.decay(a), steps.phi(a)
+    Bu = torch.mul(u, B, out=steps.map("Bu"))
+    h, g = torch.mul(phi, Bu, out=steps.map("h")), steps.map("g")
+    decays, states, adjoints = (chunks.tokens_of(v) for v in (Abar, h, g))
+    entering = entering.unflatten(0, states[0].shape[:2])
+    fill(entering, decays, states)
+    gradients.C[..., n] += torch.mul(dy, h, out=g).sum(-1)
+
+    torch.mul(dy, C, out=g)
+    leaving = leave(adjoints[-1], decays[:0:-1], adjoints[-2::-1]).mul_(decays[0])
+    adjoints[-1].add_(enter(leaving, steps.chunk_decay(a), not chunks.reverse))
+    fill(adjoints[-1], decays[:0:-1], adjoints[-2::-1])
+
+    if steps.zoh:  # phi depends on dt and A
+        dphi = Bu.mul_(g)
         ddt.addcmul_(dphi, Abar)
-        dA.addcmul_(dphi, phi_1_slope(dt * a).mul_(dt).mul_(dt))
+        dA = dphi.mul_(phi_slope(dt, a, Abar, phi)).sum((0, 1, 2))
     else:
-        ddt += dphi
-    return dB, dC, dA.sum((0, 1, 2))
+        ddt.addcmul_(g, Bu)
+        dA = torch.zeros_like(a)
+    for decay, before in zip(decays, (entering, *states[:-1]), strict=True):
+        decay *= before
+    gh = Abar.mul_(g)  # g_t Abar_t h_{t-1}
+    ddt.addcmul_(gh, a)
+    dA += gh.mul_(dt).sum((0, 1, 2))
+    g *= phi
+    gradients.u.addcmul_(g, B)
+    gradients.B[..., n] += g.mul_(u).sum(-1)
+    return dA
 
 
-def leaving_states(Abar: Tensor, inputs: Tensor) -> Tensor:
-    """The state (b, c, d) in which each chunk is left if it is entered with zero."""
-    state = torch.zeros_like(inputs[:, 0])
-    for Abar_t, inputs_t in zip(Abar.unbind(1), inputs.unbind(1), strict=True):
-        torch.addcmul(inputs_t, Abar_t, state, out=state)
+def leave(state: Tensor, decays: Sequence[Tensor], inputs: Sequence[Tensor]) -> Tensor:
+    """The last of the states h_t = decay_t h_{t-1} + input_t, from this one on."""
+    state = state.clone()
+    for decay, input_ in zip(decays, inputs, strict=True):
+        torch.addcmul(input_, decay, state, out=state)
     return state
 
 
-def carry(leaving: Tensor, chunk_decay: Tensor, reverse: bool = False) -> Tensor:
-    """The state (b, c, d) in which each chunk is entered, for those in which it is left if entered with zero."""
-    entering = torch.empty_like(leaving)
-    chunks = list(zip(entering.unbind(1), leaving.unbind(1), chunk_decay.unbind(1), strict=True))
-    state = torch.zeros_like(leaving[:, 0])
-    for entering_c, leaving_c, decay_c in reversed(chunks) if reverse else chunks:
-        entering_c.copy_(state)
-        torch.addcmul(leaving_c, decay_c, state, out=state)
+def fill(state: Tensor, decays: Sequence[Tensor], inputs: Sequence[Tensor]) -> None:
+    """All of these states, each written over its input."""
+    for decay, input_ in zip(decays, inputs, strict=True):
+        state = torch.addcmul(input_, decay, state, out=input_)
+
+
+def enter(leaving: Tensor, decay: Tensor, reverse: bool) -> Tensor:
+    """The states (c1, c2, b, d) that enter the chunks, from those that leave them if zero enters, and their decays.
+
+    Chunks of chunks are to them what they are to tokens, until there is one.
+    """
+    c = leaving.shape[:2].numel()
+    t = length(c)
+    entering = torch.empty_like(leaving, memory_format=torch.contiguous_format)
+
+    def chunks(states: Tensor) -> Sequence[Tensor]:
+        of_chunks = states.flatten(0, 1).unflatten(0, (-1, 1, t)).unbind(2)
+        return of_chunks[::-1] if reverse else of_chunks
+
+    inputs, decays, outputs = chunks(leaving), chunks(decay), chunks(entering)
+    if t == c:
+        outputs[0].zero_()
+    else:
+        of_all = decay.flatten(0, 1).unflatten(0, (-1, 1, t)).prod(2)
+        outputs[0].copy_(enter(leave(inputs[0], decays[1:], inputs[1:]), of_all, reverse))
+    for before, after, input_, decay_ in zip(outputs, outputs[1:], inputs, decays, strict=False):
+        torch.addcmul(input_, decay_, before, out=after)
     return entering
-
-
-def fill_states(Abar: Tensor, inputs: Tensor, entering: Tensor) -> Tensor:
-    """h_t = Abar_t h_{t-1} + inputs_t, written over the inputs (b, t, c, d)."""
-    state = entering
-    for Abar_t, inputs_t in zip(Abar.unbind(1), inputs.unbind(1), strict=True):
-        state = torch.addcmul(inputs_t, Abar_t, state, out=inputs_t)
-    return inputs
-
-
-def adjoint_states(Abar: Tensor, inputs: Tensor, chunk_decay: Tensor) -> Tensor:
-    """g_t = inputs_t + Abar_{t+1} g_{t+1}, written over the inputs (b, t, c, d)."""
-    Abars, gs = Abar.unbind(1), inputs.unbind(1)
-    leaving = torch.zeros_like(gs[0])
-    for Abar_t, inputs_t in zip(reversed(Abars), reversed(gs), strict=True):
-        leaving.add_(inputs_t).mul_(Abar_t)
-    g = gs[-1].add_(carry(leaving, chunk_decay, reverse=True))
-    for Abar_t, inputs_t in zip(reversed(Abars[1:]), reversed(gs[:-1]), strict=True):
-        g = torch.addcmul(inputs_t, Abar_t, g, out=inputs_t)
-    return inputs
 
 
 def phi_1(q: Tensor) -> Tensor:
@@ -255,16 +325,32 @@ def phi_1(q: Tensor) -> Tensor:
     return torch.where(q == 0, 1.0, torch.expm1(q) / q)
 
 
-def phi_1_slope(q: Tensor) -> Tensor:
-    """The derivative of `phi_1`: (e^q - phi_1(q)) / q or, where that would cancel, sum_m m q^(m-1) / (m+1)!."""
+def phi_slope(dt: Tensor, a: Tensor, Abar: Tensor, phi: Tensor) -> Tensor:
+    """dphi/dA: (dt Abar - phi) / A or, where that would cancel, dt^2 sum_m m (dt A)^(m-1) / (m+1)!."""
+    q = dt * a
     small = q.abs() < SMALL
-    series = torch.zeros_like(q)
+    near, series = q.where(small, 0.0), torch.zeros_like(q)
     for m in reversed(range(1, 16)):
-        series = series * torch.where(small, q, 0.0) + m / math.factorial(m + 1)
-    return torch.where(small, series, (q.exp() - phi_1(q)) / q)
+        series.mul_(near).add_(m / math.factorial(m + 1))
+    return series.mul_(dt).mul_(dt).where(small, torch.mul(dt, Abar, out=q).sub_(phi).div_(a))
 
 
-def slices(x: Tensor) -> Iterator[slice]:
-    """The images that are worked on at once, for x (b, h, w, d)."""
-    images = max(1, SLICE.get(x.device.type, SLICE["cpu"]) // x[0].numel())
-    return (slice(i, i + images) for i in range(0, len(x), images))
+def widened(inputs: Inputs) -> Inputs:
+    """In float32, or float64 if x is, and contiguous."""
+    dtype = torch.promote_types(inputs.x.dtype, torch.float32)
+    return Inputs._make(None if v is None else v.to(dtype).contiguous() for v in inputs)
+
+
+def kept_shape(b: int, h: int, w: int, d: int, n: int, routes: Sequence[Route]) -> tuple[int, ...]:
+    """Shape of what `forward` keeps for `backward`: the state that enters each chunk."""
+    return n, sum(Chunks(route, int(h), int(w)).c for route in routes), b, d
+
+
+def parts(x: Tensor) -> Iterator[Part]:
+    """All parts of x (b, h, w, d)."""
+    size = SLICE.get(x.device.type, SLICE["cpu"])
+    images = max(1, size // x[0].numel())
+    channels = -(-x.shape[-1] // -(-x[0].numel() // size))
+    for i in range(0, len(x), images):
+        for j in range(0, x.shape[-1], channels):
+            yield Part(slice(i, i + images), slice(j, j + channels))
