@@ -20,6 +20,7 @@ reading and writing maps: so they are read where they lie, and written over memo
 import math
 import threading
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -44,8 +45,8 @@ class Chunks:
     cannot be cut well, they are laid out along the route first, with zeros that fill up the last chunk.
     """
 
-    def __init__(self, route: Route, h: int, w: int) -> None:
-        self.h, self.w, self.l = h, w, h * w
+    def __init__(self, route: Route, h: int, w: int, device: torch.device | None = None) -> None:
+        self.h, self.w, self.l, self.device = h, w, h * w, device
         self.column, self.reverse = route.column, route.reverse
         self.order = Route(route.column, window=route.window)
         self.t = length(h if route.column else w)
@@ -55,19 +56,28 @@ class Chunks:
         self.c = -(-self.l // self.t)
         self.filling = self.c * self.t - self.l
 
+    @cached_property
+    def tokens(self) -> Tensor:
+        """The token at each position of the order in which maps are laid out, (l,)."""
+        return self.order.tokens(self.h, self.w, self.device)
+
+    @cached_property
+    def positions(self) -> Tensor:
+        """The position of each token in it, (l,)."""
+        return self.order.positions(self.h, self.w, self.device)
+
     def lay(self, maps: Tensor) -> Tensor:
         """Maps (b, h, w, ...): themselves, or a copy along the route, (b, c, t, ...)."""
         if not self.laid_out:
             return maps
         along = maps.new_zeros(len(maps), self.c * self.t, *maps.shape[3:])
-        along[:, : self.l] = maps.flatten(1, 2).index_select(1, self.order.tokens(self.h, self.w, maps.device))
+        along[:, : self.l] = maps.flatten(1, 2).index_select(1, self.tokens)
         return along.unflatten(1, (self.c, self.t))
 
     def put_back(self, laid: Tensor, maps: Tensor) -> None:
         """Write what became of `lay(maps)` into the maps (b, h, w, ...)."""
         if self.laid_out:
-            positions = self.order.positions(self.h, self.w, maps.device)
-            maps.copy_(laid.flatten(1, 2).index_select(1, positions).view(maps.shape))
+            maps.copy_(laid.flatten(1, 2).index_select(1, self.positions).view(maps.shape))
 
     def view(self, laid: Tensor) -> Tensor:
         """The chunks of laid maps (b, h, w, d): (t, c1, c2, b, d), where c = c1 c2."""
@@ -185,8 +195,7 @@ def forward(
     y = x * inputs.D.sum(0)
     kept = A.new_empty(kept_shape(b, h, w, d, A.shape[-1], routes))
     last = A.new_empty(b, *A.shape)
-    cuts = [Chunks(route, h, w) for route in routes]
-    for k, (chunks, kept_k) in enumerate(zip(cuts, kept.split([chunks.c for chunks in cuts], 1), strict=True)):
+    for k, (chunks, kept_k) in enumerate(cut(routes, x, kept)):
         for part in parts(x):
             steps = Steps(inputs, k, part, chunks, discretization == "zoh", softplus)
             y_k = chunks.lay(part.of(y))
@@ -219,8 +228,7 @@ def backward(
     for part in parts(x):
         dy_x = torch.mul(part.of(dy), part.of(x), out=SCRATCH("h", part.of(x)))
         sums.D[:, part.channels] += dy_x.sum((0, 1, 2))
-    cuts = [Chunks(route, x.shape[1], x.shape[2]) for route in routes]
-    for k, (chunks, kept_k) in enumerate(zip(cuts, kept.split([chunks.c for chunks in cuts], 1), strict=True)):
+    for k, (chunks, kept_k) in enumerate(cut(routes, x, kept)):
         for part in parts(x):
             steps = Steps(inputs, k, part, chunks, discretization == "zoh", softplus)
             dy_k, ddt = chunks.lay(part.of(dy)), steps.map("ddt").zero_()
@@ -304,17 +312,14 @@ def enter(leaving: Tensor, decay: Tensor, reverse: bool) -> Tensor:
     c = leaving.shape[:2].numel()
     t = length(c)
     entering = torch.empty_like(leaving, memory_format=torch.contiguous_format)
-
-    def chunks(states: Tensor) -> Sequence[Tensor]:
-        of_chunks = states.flatten(0, 1).unflatten(0, (-1, 1, t)).unbind(2)
-        return of_chunks[::-1] if reverse else of_chunks
-
-    inputs, decays, outputs = chunks(leaving), chunks(decay), chunks(entering)
+    cut_leaving, cut_decay, cut_entering = (
+        v.flatten(0, 1).unflatten(0, (-1, 1, t)) for v in (leaving, decay, entering)
+    )
+    inputs, decays, outputs = (v.unbind(2)[:: -1 if reverse else 1] for v in (cut_leaving, cut_decay, cut_entering))
     if t == c:
         outputs[0].zero_()
     else:
-        of_all = decay.flatten(0, 1).unflatten(0, (-1, 1, t)).prod(2)
-        outputs[0].copy_(enter(leave(inputs[0], decays[1:], inputs[1:]), of_all, reverse))
+        outputs[0].copy_(enter(leave(inputs[0], decays[1:], inputs[1:]), cut_decay.prod(2), reverse))
     for before, after, input_, decay_ in zip(outputs, outputs[1:], inputs, decays, strict=False):
         torch.addcmul(input_, decay_, before, out=after)
     return entering
@@ -344,6 +349,12 @@ def widened(inputs: Inputs) -> Inputs:
 def kept_shape(b: int, h: int, w: int, d: int, n: int, routes: Sequence[Route]) -> tuple[int, ...]:
     """Shape of what `forward` keeps for `backward`: the state that enters each chunk."""
     return n, sum(Chunks(route, int(h), int(w)).c for route in routes), b, d
+
+
+def cut(routes: Sequence[Route], x: Tensor, kept: Tensor) -> Iterator[tuple[Chunks, Tensor]]:
+    """The chunks of every route over x (b, h, w, d), and its own of what is kept, (n, c, b, d)."""
+    cuts = [Chunks(route, x.shape[1], x.shape[2], x.device) for route in routes]
+    return zip(cuts, kept.split([chunks.c for chunks in cuts], dim=1), strict=True)
 
 
 def parts(x: Tensor) -> Iterator[Part]:
