@@ -61,7 +61,7 @@ class Launch:
 
     kernel: str
     arguments: dict[str, Any]
-    num_warps: int
+    options: dict[str, Any]  # the compiler's
 
 
 @contextmanager
@@ -76,9 +76,10 @@ def recorded_launches() -> Iterator[list[Launch]]:
         def __getitem__(self, grid: Any) -> "Recorder":
             return self
 
-        def __call__(self, *args: Any, num_warps: int, **kwargs: Any) -> None:
+        def __call__(self, *args: Any, **kwargs: Any) -> None:
             arguments = dict(zip(self.names, args, strict=False)) | kwargs
-            launches.append(Launch(self.name, arguments, num_warps))
+            options = {name: arguments.pop(name) for name in kwargs if name not in self.names}
+            launches.append(Launch(self.name, arguments, options))
 
     recorders = {name: Recorder(name, getattr(triton_ss2d, name).arg_names) for name in KERNELS}
     with mock.patch.multiple(triton_ss2d, **recorders):  # type: ignore[call-overload]
@@ -141,7 +142,7 @@ def specialise(launch: Launch) -> dict[str, dict[Any, Any]]:
 def compile_launch(launch: Launch, sm: int) -> Any:
     """Compile as Triton would at this launch."""
     source = ASTSource(fn=getattr(triton_ss2d, launch.kernel), **specialise(launch))
-    return triton.compile(source, target=GPUTarget("cuda", sm, 32), options={"num_warps": launch.num_warps})
+    return triton.compile(source, target=GPUTarget("cuda", sm, 32), options=launch.options)
 
 
 def count(launch: Launch, variant: str, backward: bool, sm: int) -> Compiled:
@@ -170,7 +171,7 @@ def count(launch: Launch, variant: str, backward: bool, sm: int) -> Compiled:
         resources["STACK"],
         compiled.metadata.shared,
         instructions,
-        round(instructions * 32 * launch.num_warps / elements, 1),
+        round(instructions * 32 * launch.options["num_warps"] / elements, 1),
     )
 
 

@@ -19,7 +19,8 @@ from zeromamba.kernels.triton_math import (
 )
 from zeromamba.kernels.triton_states import entering_state
 
-PART = 4  # tokens of a chunk whose gradients are worked on at once: what a thread has registers for
+# By ZOH: the tokens of a chunk whose gradients are worked on at once, what a thread has registers for.
+PART = {False: 4, True: 2}
 
 
 @triton.jit(
@@ -94,8 +95,6 @@ def chunk_gradients(
     part_h_ptr += (b * segments + segment) * PARTS * n_states * d
     dbc_ptr += ((block_d.to(tl.int64) * batch + b) * l * n_routes + k) * n_states
     size = (batch * blocks_d).to(tl.int64) * l * n_routes * n_states  # of db
-    bias = tl.load(bias_ptr + k * d + offs_d, mask=mask_d, other=0.0)
-    skip = tl.load(d_ptr + k * d + offs_d, mask=mask_d, other=0.0)
     dbias = tl.zeros((BLOCK_D,), tl.float32)
     dskip = tl.zeros((BLOCK_D,), tl.float32)
 
@@ -104,6 +103,7 @@ def chunk_gradients(
         chunk = first + c
         start = chunk * BLOCK_L if STEP > 0 else chunk * BLOCK_L + BLOCK_L - 1
         origin, steps = chunk_tokens(order_ptr, start, 0, STEP, WIDE, BLOCK_L)
+        bias = tl.load(bias_ptr + k * d + offs_d, mask=mask_d, other=0.0)
         dts = load_dts(
             z_ptr, w_ptr, k * w_stride_k, bias, order_ptr, start, origin, steps, l, d, rank, offs_d,
             z_stride_l, z_stride_c, STEP, WIDE, RANK, SOFTPLUS, PRECISE, FULL, BLOCK_L, BLOCK_D,
@@ -130,6 +130,7 @@ def chunk_gradients(
             _, steps = chunk_tokens(order_ptr, start, part * PART, STEP, WIDE, PART)
             xs = load_rows(x_ptrs, x_stride_l, steps, part_start, l, offs_d, d, STEP, FULL, PART)
             dys = load_rows(dy_ptrs, dy_stride_l, steps, part_start, l, offs_d, d, STEP, FULL, PART)
+            skip = tl.load(d_ptr + k * d + offs_d, mask=mask_d, other=0.0)
             part_dts = ()
             dxs = ()
             for i in tl.static_range(PART):

@@ -24,7 +24,11 @@ LOG2E = tl.constexpr(1.4426950408889634)
 SMALL = tl.constexpr(0.5)
 SMALL_HALF = tl.constexpr(0.0625)
 BLOCK_L = 16  # tokens of a chunk: the least tile of a tensor core, and what a thread holds of each channel
-WIDTH = tl.constexpr(64)  # dt's weight is filled up to a multiple of so many channels, which every block divides
+# dt's weight is filled up to a multiple of so many channels, which every block divides, and ranks: what one product of
+# a tensor core takes (float32 or half precision), so that no more rows of it are held at once.
+WIDTH = tl.constexpr(64)
+DEEP_PRECISE = tl.constexpr(8)
+DEEP_HALF = tl.constexpr(16)
 # Triton's interpreter, whose tl.dot takes bfloat16 for integers, and which cannot broadcast a mask of one element.
 INTERPRETED = tl.constexpr(os.environ.get("TRITON_INTERPRET") == "1")
 LEVELS = tl.constexpr(4)  # halvings of a chunk down to a token
@@ -287,11 +291,12 @@ def load_dts(
         z_ptrs = z_ptr + token[:, None] * z_stride_l
         width = tl.cdiv(d, WIDTH) * WIDTH
         z = tl.zeros((L, D), tl.float32)
-        for r in tl.range(0, RANK, 16, num_stages=1):  # a loop, so that 16 rows of the weight are held and not all
-            offs_r = widened(r + tl.arange(0, 16), WIDE)
+        DEEP: tl.constexpr = DEEP_PRECISE if PRECISE else DEEP_HALF
+        for r in tl.range(0, RANK, DEEP, num_stages=1):
+            offs_r = widened(r + tl.arange(0, DEEP), WIDE)
             mask = (offs_l < l)[:, None] & (offs_r < rank)[None, :]
-            low = tl.load(z_ptrs + offs_r[None, :] * z_stride_c, mask=mask, other=0.0)  # (L, 16)
-            w_ptrs = w_ptr + w_start + offs_r[:, None] * width + offs_d[None, :]  # (16, D)
+            low = tl.load(z_ptrs + offs_r[None, :] * z_stride_c, mask=mask, other=0.0)  # (L, DEEP)
+            w_ptrs = w_ptr + w_start + offs_r[:, None] * width + offs_d[None, :]  # (DEEP, D)
             if PRECISE:
                 z = tl.dot(low.to(tl.float32), tl.load(w_ptrs), z, input_precision="tf32x3")
             elif INTERPRETED:  # the same products and sums

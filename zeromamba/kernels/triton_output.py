@@ -66,7 +66,12 @@ def chunk_outputs(
     origin, steps = chunk_tokens(order_ptr, first, 0, 1, WIDE, BLOCK_L)
     x_ptrs = x_ptr + origin * x_stride_l + offs_d * x_stride_d
     xs = load_rows(x_ptrs, x_stride_l, steps, first, l, offs_d, d, 1, FULL, BLOCK_L)
-    ys = (tl.zeros((BLOCK_D,), tl.float32),) * BLOCK_L
+    skip = tl.load(d_ptr + k_first * d + offs_d, mask=mask_d, other=0.0)
+    if ROUTES == 2:
+        skip += tl.load(d_ptr + k_second * d + offs_d, mask=mask_d, other=0.0)
+    ys = ()
+    for t in tl.static_range(BLOCK_L):
+        ys = ys + (skip * xs[t].to(tl.float32),)
 
     for route in tl.static_range(ROUTES):
         k = (k_second if route == 1 else k_first).to(tl.int64)
@@ -87,14 +92,11 @@ def chunk_outputs(
                 (route == 1) != FIRST_REVERSED, ZOH, PRECISE, WIDE, BLOCK_L,
             )  # fmt: skip
 
-    skip = tl.load(d_ptr + k_first * d + offs_d, mask=mask_d, other=0.0)
-    if ROUTES == 2:
-        skip += tl.load(d_ptr + k_second * d + offs_d, mask=mask_d, other=0.0)
     origin, steps = chunk_tokens(order_ptr, first, 0, 1, WIDE, BLOCK_L)
     at = origin * d + offs_d
     for t in tl.static_range(BLOCK_L):
         mask = channels_if(first + t < l, offs_d, d, FULL)
-        y = ys[t] + skip * xs[t].to(tl.float32)
+        y = ys[t]
         if ACCUMULATE:
             y += tl.load(y_ptr + at + steps[t] * d, mask=mask, other=0.0)
         tl.store(out_ptr + at + steps[t] * d, y.to(out_ptr.dtype.element_ty), mask=mask)
@@ -108,15 +110,15 @@ def state_outputs(
     REVERSED: tl.constexpr, ZOH: tl.constexpr, PRECISE: tl.constexpr, WIDE: tl.constexpr, L: tl.constexpr,
 ):  # fmt: skip
     """ys + C h of one state n over the L tokens of a chunk; keeps the state that enters the chunk in chunk_h."""
+    _, steps = chunk_tokens(order_ptr, first, 0, 1, WIDE, L)  # read again, rather than held
+    bs = in_time(load_scalars(b_ptr, b_stride_l, steps, first, l, 1, L), REVERSED, L)
+    cs = in_time(load_scalars(c_ptr, c_stride_l, steps, first, l, 1, L), REVERSED, L)
     a = tl.load(a_ptr + a_start + offs_d * n_states + n, mask=mask_d, other=0.0)
     state = entering_state(
         chunk_h_ptr, chunk_s_ptr, segment_h_ptr, a, bk, chunk, chunks - 1 - chunk if REVERSED else chunk, n, d,
         n_states, chunks, segments, segment_chunks, offs_d, mask_d,
     )  # fmt: skip
     tl.store(chunk_h_ptr + ((bk * chunks + chunk) * n_states + n) * d + offs_d, state, mask=mask_d)
-    _, steps = chunk_tokens(order_ptr, first, 0, 1, WIDE, L)  # read again, rather than held
-    bs = in_time(load_scalars(b_ptr, b_stride_l, steps, first, l, 1, L), REVERSED, L)
-    cs = in_time(load_scalars(c_ptr, c_stride_l, steps, first, l, 1, L), REVERSED, L)
     us = in_time(xs, REVERSED, L)
     dts = in_time(dts, REVERSED, L)
     earlier = in_time(ys, REVERSED, L)

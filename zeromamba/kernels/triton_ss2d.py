@@ -22,13 +22,15 @@ from torch import Tensor
 from zeromamba.kernels.inputs import Inputs
 from zeromamba.kernels.routes import Route
 from zeromamba.kernels.triton_gradients import PART, chunk_gradients
-from zeromamba.kernels.triton_math import BLOCK_L, WIDTH
+from zeromamba.kernels.triton_math import BLOCK_L, DEEP_HALF, DEEP_PRECISE, WIDTH
 from zeromamba.kernels.triton_order import fill_order
 from zeromamba.kernels.triton_output import chunk_outputs
 from zeromamba.kernels.triton_states import carry_states, chunk_states
 from zeromamba.kernels.tuning import Config, config_for
 
-NUM_WARPS = 1  # a warp is a program: the tile of dt and the sums over channels move between its threads, no more
+# A warp is a program: the tile of dt and the sums over channels move between its threads, no more. A product and a sum
+# are one instruction; Triton 3.10 will ask for that.
+LAUNCH = {"num_warps": 1, "enable_fp_fusion": True}
 
 
 @dataclass(frozen=True)
@@ -81,9 +83,9 @@ def order_tables(routes: Sequence[Route], x: Tensor) -> dict[Route, Tensor | Non
     for order in {forwards(route): None for route in routes}:
         if order not in tables:
             table = tables[order] = x.new_empty(length, dtype=torch.int32)
-            fill_order[(triton.cdiv(length, 1024),)](
+            fill_order[(triton.cdiv(length, 256),)](
                 table, h * w, h, w, order.window, length,
-                COLUMN=order.column, WINDOWED=order.window > 0, BLOCK=1024, num_warps=4,
+                COLUMN=order.column, WINDOWED=order.window > 0, BLOCK=256, **LAUNCH,
             )  # fmt: skip
     return tables
 
@@ -155,7 +157,7 @@ class _Scan:
             "FULL": self.x.shape[-1] % self.config.block_d == 0,
             "BLOCK_L": BLOCK_L,
             "BLOCK_D": self.config.block_d,
-            "num_warps": NUM_WARPS,
+            **LAUNCH,
         }
 
 
@@ -236,7 +238,8 @@ def weight_tiles(weight: Tensor, dtype: torch.dtype) -> Tensor:
     """
     k, d, r = weight.shape
     weight = weight.float()
-    rank, width = triton.cdiv(r, 16) * 16, triton.cdiv(d, WIDTH.value) * WIDTH.value
+    deep = (DEEP_PRECISE if dtype == torch.float32 else DEEP_HALF).value
+    rank, width = triton.cdiv(r, deep) * deep, triton.cdiv(d, WIDTH.value) * WIDTH.value
     high = weight.to(dtype)
     terms = [high] if dtype == torch.float32 else [high, (weight - high.float()).to(dtype)]
     tiles = weight.new_zeros((k, len(terms), rank, width), dtype=dtype)
@@ -286,7 +289,7 @@ def enter_chunks(s: _Scan, *, u: Tensor, v: Tensor, adjoint: bool) -> tuple[Tens
             STEP=-1 if route.reverse != adjoint else 1, ADJOINT=adjoint, **s.options,
         )  # fmt: skip
     carry_states[(blocks_d * n * k * b,)](
-        segment_h, segment_s, s.A, last, d, n, k, s.segments, BLOCK_D=s.config.block_d, num_warps=NUM_WARPS
+        segment_h, segment_s, s.A, last, d, n, k, s.segments, BLOCK_D=s.config.block_d, **LAUNCH
     )
     return chunk_h, chunk_s, segment_h, last
 
@@ -299,7 +302,7 @@ def scan_gradients(s: _Scan, dy: Tensor, kept: Tensor) -> tuple[Tensor, ...]:
         kept: the state that enters each chunk, from `scan`.
     """
     b, l, d = s.x.shape
-    k, n = len(s.routes), s.A.shape[-1]
+    k, n, part = len(s.routes), s.A.shape[-1], PART[s.zoh]
     chunk_g, chunk_s, segment_g, _ = enter_chunks(s, u=dy, v=s.C, adjoint=True)
     blocks_d = triton.cdiv(d, s.config.block_d)
 
@@ -309,7 +312,7 @@ def scan_gradients(s: _Scan, dy: Tensor, kept: Tensor) -> tuple[Tensor, ...]:
     dx, dz = s.x.new_empty(b, l, d), s.x.new_empty(b, l, k, d)
     merged = dx if k == 1 else empty(b, l, d)
     dbias, dA, dD = empty(b, s.segments, k, d), empty(b, s.segments, k, n, d), empty(b, s.segments, d)
-    part_h = empty(b, s.segments, BLOCK_L // PART, n, d)
+    part_h = empty(b, s.segments, BLOCK_L // part, n, d)
     dBC = empty(2, blocks_d, b, l, k, n)
     for i, route in enumerate(s.routes):
         chunk_gradients[(blocks_d * s.segments * b,)](
@@ -318,7 +321,7 @@ def scan_gradients(s: _Scan, dy: Tensor, kept: Tensor) -> tuple[Tensor, ...]:
             dx, dz, dbias, dA, dBC, dD,
             *dy.stride(), *s.x.stride(), *s.z.stride(), *s.B.stride(), *s.C.stride(),
             b, l, d, s.rank, s.weight_stride, n, k, s.chunks, s.segments, s.segment_chunks,
-            i, STEP=-1 if route.reverse else 1, ACCUMULATE=i > 0, LAST=i == k - 1, PART=PART, **s.options,
+            i, STEP=-1 if route.reverse else 1, ACCUMULATE=i > 0, LAST=i == k - 1, PART=part, **s.options,
         )  # fmt: skip
     return (
         dx,

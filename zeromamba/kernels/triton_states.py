@@ -77,7 +77,6 @@ def chunk_states(
     segment_h_ptr += ((b * n_routes + k) * segments + segment) * n_states * d
     segment_s_ptr += ((b * n_routes + k) * segments + segment) * d
 
-    bias = tl.load(bias_ptr + k * d + offs_d, mask=mask_d, other=0.0)
     s = tl.zeros((BLOCK_D,), tl.float32)
     state = tl.zeros((BLOCK_D,), tl.float32)
     first = segment * segment_chunks
@@ -87,6 +86,7 @@ def chunk_states(
         tl.store(chunk_s_ptr + chunk.to(tl.int64) * d + offs_d, s, mask=mask_d)
         start = chunk * BLOCK_L if STEP > 0 else chunk * BLOCK_L + BLOCK_L - 1
         origin, steps = chunk_tokens(order_ptr, start, 0, STEP, WIDE, BLOCK_L)
+        bias = tl.load(bias_ptr + k * d + offs_d, mask=mask_d, other=0.0)
         dts = load_dts(
             z_ptr, w_ptr, k * w_stride_k, bias, order_ptr, start, origin, steps, l, d, rank, offs_d,
             z_stride_l, z_stride_c, STEP, WIDE, RANK, SOFTPLUS, PRECISE, FULL, BLOCK_L, BLOCK_D,
@@ -96,14 +96,14 @@ def chunk_states(
         for t in tl.static_range(BLOCK_L):
             s += dts[t]
         for n in range(n_states):
+            v_start = v_ptr + origin * v_stride_l + widened(n, WIDE) * v_stride_n
+            vs = load_scalars(v_start, v_stride_l, steps, start, l, STEP, BLOCK_L)
             a = tl.load(a_ptr + offs_d * n_states + n, mask=mask_d, other=0.0)
             if n_states > 1:
                 state = tl.load(
                     segment_h_ptr + n * d + offs_d, mask=channels_if(time > first, offs_d, d, FULL), other=0.0
                 )
             tl.store(chunk_h_ptr + (chunk.to(tl.int64) * n_states + n) * d + offs_d, state, mask=mask_d)
-            v_start = v_ptr + origin * v_stride_l + widened(n, WIDE) * v_stride_n
-            vs = load_scalars(v_start, v_stride_l, steps, start, l, STEP, BLOCK_L)
             for t in tl.static_range(BLOCK_L):
                 if ADJOINT:
                     state = decay(dts[t], a) * (state + vs[t] * us[t].to(tl.float32))
