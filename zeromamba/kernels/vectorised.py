@@ -32,10 +32,13 @@ from .routes import Route
 
 SHORT = 12  # least tokens of a chunk: fewer would be many chunks, more are many steps of little work
 LINEAR = 40.0  # softplus is the identity above this; above the stock threshold of 20 it would be short of float64
-LOG2_E = 1 / math.log(2)  # exp(q) is exp2(q log2(e)), which takes a CPU a quarter of the time
+LN_2 = math.log(2)
+LOG2_E = 1 / LN_2  # exp(q) is exp2(q log2(e)), which takes a CPU a quarter of the time
 SMALL = 0.5  # below this |dt A|, phi's slope is a series: its quotient would cancel
-# Elements (b, l, d) that are worked on at once, by device: on a CPU, what its cache holds of the ten maps.
-SLICE = {"cpu": 1 << 20, "cuda": 1 << 26}
+TERMS = {torch.float32: 9, torch.float64: 15}  # the first of its terms that is beyond the precision of the dtype
+# Elements (b, l, d) that are worked on at once, by device: images one after another would take more and smaller steps,
+# and parts of all channels would be slower to read.
+SLICE = {"cpu": 1 << 22, "cuda": 1 << 26}
 
 
 class Chunks:
@@ -147,20 +150,24 @@ class Steps:
     def __init__(self, inputs: Inputs, k: int, part: Part, chunks: Chunks, zoh: bool, softplus: bool) -> None:
         self.chunks, self.zoh, self.softplus = chunks, zoh, softplus
         self.u, self.low, self.B, self.C = (chunks.lay(v) for v in Maps.of(inputs, k, part))
-        bias = inputs.dt_bias[k, part.channels]
+        self.bias = inputs.dt_bias[k, part.channels]
         self.weight = None if inputs.dt_weight is None else inputs.dt_weight[k, part.channels]
-        self.z = self.map("z")
-        if self.weight is None:
-            torch.add(self.low, bias, out=self.z)
-        else:
-            torch.addmm(bias, self.low.flatten(0, 2), self.weight.T, out=self.z.flatten(0, 2))
-        self.dt = torch.ops.aten.softplus.out(self.z, 1, LINEAR, out=self.map("dt")) if softplus else self.z
+        z = self.z("dt", LOG2_E if softplus else 1.0)
+        self.dt = softplus_2(z) if softplus else z
         if chunks.filling:
             self.dt[:, -1, -chunks.filling :] = 0  # which leaves the state as it is
 
     def map(self, name: str) -> Tensor:
         """A scratch map like u."""
         return SCRATCH(name, self.u)
+
+    def z(self, name: str, unit: float) -> Tensor:
+        """dt before softplus, times that unit; in the scratch map of the name."""
+        z = self.map(name)
+        if self.weight is None:
+            return torch.add(self.bias * unit, self.low, alpha=unit, out=z)
+        torch.addmm(self.bias, self.low.flatten(0, 2), self.weight.T, beta=unit, alpha=unit, out=z.flatten(0, 2))
+        return z
 
     def decay(self, a: Tensor) -> Tensor:
         """Abar = exp(dt A) of the state with A (d,)."""
@@ -171,14 +178,29 @@ class Steps:
         return (self.chunks.view(self.dt).sum(0) * (a * LOG2_E)).exp2_()
 
     def phi(self, a: Tensor) -> Tensor:
-        """Bbar / B."""
-        return phi_1(self.dt * a).mul_(self.dt) if self.zoh else self.dt
+        """Bbar / B: dt or, exactly, expm1(dt A) / A, which is dt where dt A = 0."""
+        if not self.zoh:
+            return self.dt
+        q = torch.mul(self.dt, a, out=self.map("q"))
+        return torch.expm1(q, out=self.map("phi")).div_(q).masked_fill_(q == 0, 1.0).mul_(self.dt)
+
+    def phi_slope(self, a: Tensor, Abar: Tensor, phi: Tensor) -> Tensor:
+        """dphi/dA: (dt Abar - phi) / A or, where that would cancel, dt^2 sum_m m (dt A)^(m-1) / (m+1)!."""
+        q = torch.mul(self.dt, a, out=self.map("q"))
+        large = torch.abs(q, out=self.map("series")) >= SMALL
+        q.masked_fill_(large, 0.0)
+        series = self.map("series").zero_()
+        for m in reversed(range(1, TERMS[q.dtype])):
+            series.mul_(q).add_(m / math.factorial(m + 1))
+        quotient = torch.mul(self.dt, Abar, out=q).sub_(phi).div_(a)
+        return torch.where(large, quotient, series.mul_(self.dt).mul_(self.dt), out=series)
 
     def z_gradient(self, ddt: Tensor) -> Tensor:
         """The gradient of z, of which dt is the softplus or which it is, written over that of dt."""
         if not self.softplus:
             return ddt
-        return torch.ops.aten.softplus_backward.grad_input(ddt, self.z, 1, LINEAR, grad_input=ddt)
+        z = self.z("h", 1.0)  # computed again, since a map less leaves more of the others in the cache
+        return torch.ops.aten.softplus_backward.grad_input(ddt, z, 1, LINEAR, grad_input=ddt)
 
     def low_gradient(self, dz: Tensor) -> Tensor:
         """What z's gradient gives to low's."""
@@ -203,9 +225,10 @@ def forward(
                 h_n = torch.mul(steps.phi(a), steps.u, out=steps.map("h")).mul_(steps.B[..., n, None])
                 decays, states = chunks.tokens_of(steps.decay(a)), chunks.tokens_of(h_n)
                 leaving = leave(states[0], decays[1:], states[1:])
-                entering = enter(leaving, steps.chunk_decay(a), chunks.reverse)
+                entering, decay = kept_k[n, ..., part.images, part.channels].unflatten(1, leaving.shape[:2])
+                decay.copy_(steps.chunk_decay(a))
+                enter(leaving, decay, chunks.reverse, out=entering)
                 fill(entering, decays, states)
-                kept_k[n, :, part.images, part.channels] = entering.flatten(0, 1)
                 last[part.images, k, part.channels, n] = states[-1].flatten(0, 1)[0 if chunks.reverse else -1]
                 y_k.addcmul_(h_n, steps.C[..., n, None])
             chunks.put_back(y_k, part.of(y))
@@ -231,62 +254,60 @@ def backward(
     for k, (chunks, kept_k) in enumerate(cut(routes, x, kept)):
         for part in parts(x):
             steps = Steps(inputs, k, part, chunks, discretization == "zoh", softplus)
-            dy_k, ddt = chunks.lay(part.of(dy)), steps.map("ddt").zero_()
+            dy_k, ddt = chunks.lay(part.of(dy)), steps.map("ddt")
             gradients = Maps.of(sums, k, part)
             laid = Maps(*(chunks.lay(v) for v in gradients))
             for n, a in enumerate(inputs.A[k, part.channels].unbind(-1)):
-                entering = kept_k[n, :, part.images, part.channels]
-                sums.A[k, part.channels, n] += state_gradients(steps, n, a, entering, dy_k, laid, ddt)
+                kept_n = kept_k[n, ..., part.images, part.channels]
+                sums.A[k, part.channels, n] += state_gradients(steps, n, a, kept_n, dy_k, laid, ddt)
             dz = steps.z_gradient(ddt)
             sums.dt_bias[k, part.channels] += dz.sum((0, 1, 2))
             if sums.dt_weight is not None:
-                sums.dt_weight[k, part.channels] += (steps.low.flatten(0, 1).mT @ dz.flatten(0, 1)).sum(0).T
+                sums.dt_weight[k, part.channels] += (steps.low.flatten(1, 2).mT @ dz.flatten(1, 2)).sum(0).T
             laid.low.add_(steps.low_gradient(dz))
             for gradient, along in zip(gradients, laid, strict=True):
                 chunks.put_back(along, gradient)
     return tuple(None if v is None or g is None else g.to(v.dtype) for g, v in zip(sums, given, strict=True))
 
 
-def state_gradients(
-    steps: Steps, n: int, a: Tensor, entering: Tensor, dy: Tensor, gradients: Maps, ddt: Tensor
-) -> Tensor:
-    """dA (d,) of one state; adds what the state gives to the gradients of the route's maps, and to ddt.
+def state_gradients(steps: Steps, n: int, a: Tensor, kept: Tensor, dy: Tensor, gradients: Maps, ddt: Tensor) -> Tensor:
+    """dA (d,) of state n; adds what it gives to the gradients of the route's maps, and to ddt, which the first writes.
 
     Args:
         a: A of the state, (d,).
-        entering: the state that enters each chunk, (c, b, d).
+        kept: the state that enters each chunk, and the chunk's decay, (2, c, b, d).
         dy, ddt: laid, (b, h, w, d).
     """
     chunks, dt, u = steps.chunks, steps.dt, steps.u
     B, C = steps.B[..., n, None], steps.C[..., n, None]
-    Abar, phi = steps.decay(a), steps.phi(a)
-    Bu = torch.mul(u, B, out=steps.map("Bu"))
-    h, g = torch.mul(phi, Bu, out=steps.map("h")), steps.map("g")
-    decays, states, adjoints = (chunks.tokens_of(v) for v in (Abar, h, g))
-    entering = entering.unflatten(0, states[0].shape[:2])
-    fill(entering, decays, states)
-    gradients.C[..., n] += torch.mul(dy, h, out=g).sum(-1)
-
-    torch.mul(dy, C, out=g)
+    Abar, g = steps.decay(a), torch.mul(dy, C, out=steps.map("g"))
+    decays, adjoints = chunks.tokens_of(Abar), chunks.tokens_of(g)
+    before, chunk_decay = kept.unflatten(1, adjoints[0].shape[:2])
     leaving = leave(adjoints[-1], decays[:0:-1], adjoints[-2::-1]).mul_(decays[0])
-    adjoints[-1].add_(enter(leaving, steps.chunk_decay(a), not chunks.reverse))
+    entering = torch.empty_like(leaving, memory_format=torch.contiguous_format)
+    adjoints[-1].add_(enter(leaving, chunk_decay, not chunks.reverse, out=entering))
     fill(adjoints[-1], decays[:0:-1], adjoints[-2::-1])
 
+    phi, dA = steps.phi(a), torch.zeros_like(a)
+    Bu = torch.mul(u, B, out=ddt if n == 0 else steps.map("Bu"))
+    h = torch.mul(phi, Bu, out=steps.map("h"))
     if steps.zoh:  # phi depends on dt and A
-        dphi = Bu.mul_(g)
-        ddt.addcmul_(dphi, Abar)
-        dA = dphi.mul_(phi_slope(dt, a, Abar, phi)).sum((0, 1, 2))
+        dA += steps.phi_slope(a, Abar, phi).mul_(g).mul_(Bu).sum((0, 1, 2))
+        Bu.mul_(Abar)
+    for decay, state in zip(decays, chunks.tokens_of(h), strict=True):
+        before = state.add_(decay.mul_(before))  # which leaves Abar_t h_{t-1} where Abar_t was
+    gradients.C[..., n] += h.mul_(dy).sum(-1)
+
+    Bu.addcmul_(Abar, a)
+    if n == 0:  # Bu is ddt
+        ddt.mul_(g)
     else:
-        ddt.addcmul_(g, Bu)
-        dA = torch.zeros_like(a)
-    for decay, before in zip(decays, (entering, *states[:-1]), strict=True):
-        decay *= before
-    gh = Abar.mul_(g)  # g_t Abar_t h_{t-1}
-    ddt.addcmul_(gh, a)
-    dA += gh.mul_(dt).sum((0, 1, 2))
-    g *= phi
-    gradients.u.addcmul_(g, B)
-    gradients.B[..., n] += g.mul_(u).sum(-1)
+        ddt.addcmul_(Bu, g)
+    g_dt = torch.mul(g, dt, out=h)
+    dA += Abar.mul_(g_dt).sum((0, 1, 2))
+    g_phi = g.mul_(phi) if steps.zoh else g_dt
+    gradients.u.addcmul_(g_phi, B)
+    gradients.B[..., n] += g_phi.mul_(u).sum(-1)
     return dA
 
 
@@ -304,40 +325,30 @@ def fill(state: Tensor, decays: Sequence[Tensor], inputs: Sequence[Tensor]) -> N
         state = torch.addcmul(input_, decay, state, out=input_)
 
 
-def enter(leaving: Tensor, decay: Tensor, reverse: bool) -> Tensor:
+def enter(leaving: Tensor, decay: Tensor, reverse: bool, out: Tensor) -> Tensor:
     """The states (c1, c2, b, d) that enter the chunks, from those that leave them if zero enters, and their decays.
 
-    Chunks of chunks are to them what they are to tokens, until there is one.
+    Chunks of chunks are to them what they are to tokens, until there is one. They are written to out, whose axes c1 and
+    c2 must lie as one.
     """
     c = leaving.shape[:2].numel()
     t = length(c)
-    entering = torch.empty_like(leaving, memory_format=torch.contiguous_format)
-    cut_leaving, cut_decay, cut_entering = (
-        v.flatten(0, 1).unflatten(0, (-1, 1, t)) for v in (leaving, decay, entering)
-    )
-    inputs, decays, outputs = (v.unbind(2)[:: -1 if reverse else 1] for v in (cut_leaving, cut_decay, cut_entering))
+    cut_leaving, cut_decay, cut_out = (v.flatten(0, 1).unflatten(0, (-1, 1, t)) for v in (leaving, decay, out))
+    inputs, decays, outputs = (v.unbind(2)[:: -1 if reverse else 1] for v in (cut_leaving, cut_decay, cut_out))
     if t == c:
         outputs[0].zero_()
     else:
-        outputs[0].copy_(enter(leave(inputs[0], decays[1:], inputs[1:]), cut_decay.prod(2), reverse))
+        enter(leave(inputs[0], decays[1:], inputs[1:]), cut_decay.prod(2), reverse, out=outputs[0])
     for before, after, input_, decay_ in zip(outputs, outputs[1:], inputs, decays, strict=False):
         torch.addcmul(input_, decay_, before, out=after)
-    return entering
+    return out
 
 
-def phi_1(q: Tensor) -> Tensor:
-    """expm1(q) / q, which is 1 at q = 0."""
-    return torch.where(q == 0, 1.0, torch.expm1(q) / q)
-
-
-def phi_slope(dt: Tensor, a: Tensor, Abar: Tensor, phi: Tensor) -> Tensor:
-    """dphi/dA: (dt Abar - phi) / A or, where that would cancel, dt^2 sum_m m (dt A)^(m-1) / (m+1)!."""
-    q = dt * a
-    small = q.abs() < SMALL
-    near, series = q.where(small, 0.0), torch.zeros_like(q)
-    for m in reversed(range(1, 16)):
-        series.mul_(near).add_(m / math.factorial(m + 1))
-    return series.mul_(dt).mul_(dt).where(small, torch.mul(dt, Abar, out=q).sub_(phi).div_(a))
+def softplus_2(z: Tensor) -> Tensor:
+    """log(1 + 2^z), the softplus of z ln 2, written over z."""
+    if z.device.type == "cpu" and z.amax() < LINEAR:  # 2^z does not overflow: this takes two thirds of the time
+        return z.exp2_().log1p_()
+    return torch.ops.aten.softplus.out(z, LN_2, LINEAR, out=z).mul_(LN_2)  # which gives it in units of ln 2
 
 
 def widened(inputs: Inputs) -> Inputs:
@@ -347,14 +358,14 @@ def widened(inputs: Inputs) -> Inputs:
 
 
 def kept_shape(b: int, h: int, w: int, d: int, n: int, routes: Sequence[Route]) -> tuple[int, ...]:
-    """Shape of what `forward` keeps for `backward`: the state that enters each chunk."""
-    return n, sum(Chunks(route, int(h), int(w)).c for route in routes), b, d
+    """Shape of what `forward` keeps for `backward`: the state that enters each chunk, and the chunk's decay."""
+    return n, 2, sum(Chunks(route, int(h), int(w)).c for route in routes), b, d
 
 
 def cut(routes: Sequence[Route], x: Tensor, kept: Tensor) -> Iterator[tuple[Chunks, Tensor]]:
-    """The chunks of every route over x (b, h, w, d), and its own of what is kept, (n, c, b, d)."""
+    """The chunks of every route over x (b, h, w, d), and its own of what is kept, (n, 2, c, b, d)."""
     cuts = [Chunks(route, x.shape[1], x.shape[2], x.device) for route in routes]
-    return zip(cuts, kept.split([chunks.c for chunks in cuts], dim=1), strict=True)
+    return zip(cuts, kept.split([chunks.c for chunks in cuts], dim=2), strict=True)
 
 
 def parts(x: Tensor) -> Iterator[Part]:
