@@ -6,8 +6,8 @@
 
 The launches are recorded from the host code itself, run on tensors without data, so that what is counted is what
 ships. Instructions are those of the machine code, one for each time that it is written down; the loops over tokens
-are unrolled and those over chunks are not, so per element and direction means: of one chunk. Nor are the loops over
-states and over each 16 of dt's rank, so that N = 16 and stages 3 and 4 (ranks of 24 and 48) execute more.
+are unrolled and those over chunks are not, so per element and direction means: of one chunk. Nor is that over
+states, nor in float32 always that over dt's rank, so that N = 16, and float32 at later stages, execute more.
 """
 
 import argparse

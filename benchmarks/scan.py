@@ -195,5 +195,5 @@ def write_so_far(options: Options, name: str, rows: Sequence[R]) -> None:
 
 
 if __name__ == "__main__":
-    warnings.filterwarnings("ignore", message="TRITON_DEFAULT_FP_FUSION")  # of Triton 3.9, on every compilation
+    warnings.filterwarnings("ignore", message="TRITON_DEFAULT_FP_FUSION")  # of Triton 3.9, at peers' kernels
     main(tyro.cli(Options, description=Options.__doc__))

@@ -6,20 +6,26 @@ import signal
 import subprocess
 
 import pytest
-from compiling import REPOSITORY, start
+from compiling import REPOSITORY, program
 
 COMPILING = pytest.StashKey()
 
 
+def waits(item):
+    """Whether a test is of what has been compiled."""
+    return "compiled" in getattr(item, "fixturenames", ())
+
+
 def pytest_collection_modifyitems(items):
-    items.sort(key=lambda item: "compiled" in getattr(item, "fixturenames", ()))  # last, as they wait the longest
+    items.sort(key=waits)
 
 
 def pytest_collection_finish(session):
-    wanted = any("compiled" in getattr(item, "fixturenames", ()) for item in session.items)
+    wanted = any(waits(item) and not item.get_closest_marker("skip") for item in session.items)
     if wanted and not session.config.option.collectonly:
-        program = str(REPOSITORY / "benchmarks/ahead_of_time.py")
-        session.config.stash[COMPILING] = start(program, "--json", stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        command = program(str(REPOSITORY / "benchmarks/ahead_of_time.py"), "--json")
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        session.config.stash[COMPILING] = subprocess.Popen(**command, **pipes, start_new_session=True)
 
 
 def pytest_unconfigure(config):

@@ -3,29 +3,31 @@
 import re
 import subprocess
 
+import pytest
 import torch
-from compiling import start
+from compiling import program
 from scans import make
 
 from benchmarks.ahead_of_time import Compiled, line, recorded_launches, specialise
 from zeromamba.kernels import SS2D, triton_ss2d
 from zeromamba.kernels.inputs import Inputs
+from zeromamba.kernels.triton_math import DEEP_PRECISE
 
-# Instructions an element and direction, dt's projection and softplus among them: of what VMamba runs along rows in half
-# precision, and of whatever else ships (orders by a table, float32, exact zero-order hold, N = 16, windows, dt given).
+# Instructions an element and direction, dt's projection and softplus among them: of what VMamba's first two stages run
+# along rows in half precision, and of whatever else ships (higher ranks, orders by a table, float32, exact zero-order
+# hold, N = 16, windows, dt given).
 INSTRUCTIONS = {
-    "chunk_states": (40, 48),
-    "chunk_outputs": (41, 49),
-    "chunk_gradients": (87, 128),
+    "chunk_states": (35, 48),
+    "chunk_outputs": (35, 49),
+    "chunk_gradients": (82, 128),
     "carry_states": (140, 140),
     "fill_order": (90, 90),  # a token
 }
-PLAIN = re.compile(r"stage \d bfloat16 row( reverse)?( adjoint)?")
-# Bytes of registers spilled: none in any configuration of VMamba; two words with exact zero-order hold, along columns.
-VMAMBA = re.compile(r"stage \d \w+ (row|table)( reverse)?( adjoint)?")
-SPILLED_BY_OTHERS = 8
+PLAIN = re.compile(r"stage [12] bfloat16 row( reverse)?( adjoint)?")
+SPILLED_BY_ZOH = 8  # bytes a thread, along columns; nothing else spills
 
 
+@pytest.mark.skipif(DEEP_PRECISE.value > 8, reason="the budgets are of Triton 3.8 and later: see triton_math.py")
 def test_every_configuration_keeps_within_its_budget(compiled, capsys):
     over = []
     with capsys.disabled():
@@ -33,7 +35,7 @@ def test_every_configuration_keeps_within_its_budget(compiled, capsys):
         for row in compiled:
             plain, other = INSTRUCTIONS[row["kernel"]]
             instructions = plain if PLAIN.fullmatch(row["variant"]) else other
-            spilled = 0 if VMAMBA.fullmatch(row["variant"]) else SPILLED_BY_OTHERS
+            spilled = SPILLED_BY_ZOH if row["variant"].endswith("table zoh") else 0
             print(line(Compiled(**row)), f"of {instructions}")
             if row["per_element"] > instructions or row["spilled"] > spilled:
                 over.append(row)
@@ -64,7 +66,6 @@ def all_sizes_compile_to_the_same():
 
 
 def test_one_compiled_kernel_serves_every_size_of_map_and_batch():
-    program = "import test_ahead_of_time; test_ahead_of_time.all_sizes_compile_to_the_same()"
-    process = start("-c", program, stderr=subprocess.PIPE)
-    _, errors = process.communicate()
-    assert process.returncode == 0, errors
+    code = "import test_ahead_of_time; test_ahead_of_time.all_sizes_compile_to_the_same()"
+    process = subprocess.run(**program("-c", code), stderr=subprocess.PIPE, check=False)
+    assert process.returncode == 0, process.stderr

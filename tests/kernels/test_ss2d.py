@@ -32,6 +32,7 @@ def _poisoned(monkeypatch):
     monkeypatch.setattr(torch, "empty", poisoned(torch.empty))
     monkeypatch.setattr(torch, "empty_like", poisoned(torch.empty_like))
     monkeypatch.setattr(torch.Tensor, "new_empty", poisoned(torch.Tensor.new_empty))
+    monkeypatch.setattr(vectorised.Scratch, "__call__", poisoned(vectorised.Scratch.__call__))
 
 
 def compare(inputs, routes, discretization, impl, seed=1):

@@ -7,6 +7,7 @@ import triton.language as tl
 from scans import DEVICE, UNIT
 
 from zeromamba.kernels.triton_math import channel_sums, log1p_unit, phi, phi_slope, rows, scalars
+from zeromamba.kernels.triton_ss2d import LAUNCH
 
 POINTS = 4096
 
@@ -48,7 +49,7 @@ def test_a_polynomial_is_right_to_the_error_it_states(name, precise):
     full, half, truth, stated_full, stated_half = STATED[name]
     at = torch.linspace(*(full if precise else half), POINTS, device=DEVICE)
     value = torch.full_like(at, float("nan"))
-    polynomials[(1,)](at, value, NAME=name, PRECISE=precise, N=POINTS)
+    polynomials[(1,)](at, value, NAME=name, PRECISE=precise, N=POINTS, **LAUNCH)
     exact = truth(at.double())
     # a step of Horner's rule rounds twice, and what it rounds is no more than the result, since |at| <= 1
     roundings = 2 * (9 if precise else 6) * UNIT[torch.float32]
@@ -75,7 +76,7 @@ def test_tiles_come_apart_into_rows_and_together_into_sums(l, d):
     tile = torch.randint(-8, 8, (l, d), device=DEVICE).float()  # sums of small integers are exact
     own, sums = torch.full_like(tile, float("nan")), torch.full((l,), float("nan"), device=DEVICE)
     numbers = torch.full((l,), -1, dtype=torch.int32, device=DEVICE)
-    moves[(1,)](tile, own, numbers, sums, L=l, D=d, num_warps=1)
+    moves[(1,)](tile, own, numbers, sums, L=l, D=d, **LAUNCH)
     assert torch.equal(own, tile)
     assert torch.equal(numbers.cpu(), torch.arange(l, dtype=torch.int32))
     assert torch.equal(sums, tile.sum(1))

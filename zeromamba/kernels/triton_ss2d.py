@@ -29,7 +29,7 @@ from zeromamba.kernels.triton_states import carry_states, chunk_states
 from zeromamba.kernels.tuning import Config, config_for
 
 # A warp is a program: the tile of dt and the sums over channels move between its threads, no more. A product and a sum
-# are one instruction; Triton 3.10 will ask for that.
+# become one instruction, which from Triton 3.10 on they do only if asked to.
 LAUNCH = {"num_warps": 1, "enable_fp_fusion": True}
 
 
