@@ -37,8 +37,8 @@ LOG2_E = 1 / LN_2  # exp(q) is exp2(q log2(e)), which takes a CPU a quarter of t
 NO_OVERFLOW = 100.0  # float32 holds 2^z up to 2^128
 SMALL = 0.5  # below this |dt A|, phi's slope is a series: its quotient would cancel
 TERMS = {torch.float32: 9, torch.float64: 15}  # the first of its terms that is beyond the precision of the dtype
-# Elements (b, l, d) that are worked on at once, by device. On a CPU that is 16 MiB of a float32 map, of which five (Euler)
-# to nine (zero-order hold, several states) are kept; less was slower: smaller steps, and channels that lie apart.
+# Elements (b, l, d) that are worked on at once, by device. On a CPU that is 16 MiB of a float32 map, of which five
+# (Euler) to nine (zero-order hold, several states) are kept; less was slower: smaller steps, channels that lie apart.
 SLICE = {"cpu": 1 << 22, "cuda": 1 << 26}
 
 
@@ -349,8 +349,8 @@ def enter(leaving: Tensor, decay: Tensor, reverse: bool, out: Tensor) -> Tensor:
 def softplus_2(z: Tensor) -> Tensor:
     """log(1 + 2^z), the softplus of z ln 2, written over z.
 
-    Where no 2^z overflows, a CPU takes two thirds of the time for the formula as it stands. So the last bits of an image
-    may depend on whether another one of its batch is beyond that.
+    Where no 2^z overflows, a CPU takes two thirds of the time for the formula as it stands. So the last bits of an
+    image may depend on whether another one of its batch is beyond that.
     """
     if z.device.type == "cpu" and z.amax() < NO_OVERFLOW:
         return z.exp2_().log1p_()
