@@ -24,20 +24,18 @@ INSTRUCTIONS = {
     "fill_order": (90, 90),  # a token
 }
 PLAIN = re.compile(r"stage [12] bfloat16 row( reverse)?( adjoint)?")
-SPILLED_BY_ZOH = 8  # bytes a thread, along columns; nothing else spills
 
 
 @pytest.mark.skipif(DEEP_PRECISE.value > 8, reason="the budgets are of Triton 3.8 and later: see triton_math.py")
-def test_every_configuration_keeps_within_its_budget(compiled, capsys):
+def test_no_configuration_spills_or_takes_more_than_its_budget(compiled, capsys):
     over = []
     with capsys.disabled():
         print()
         for row in compiled:
             plain, other = INSTRUCTIONS[row["kernel"]]
             instructions = plain if PLAIN.fullmatch(row["variant"]) else other
-            spilled = SPILLED_BY_ZOH if row["variant"].endswith("table zoh") else 0
             print(line(Compiled(**row)), f"of {instructions}")
-            if row["per_element"] > instructions or row["spilled"] > spilled:
+            if row["per_element"] > instructions or row["spilled"] > 0:
                 over.append(row)
     assert over == []
 

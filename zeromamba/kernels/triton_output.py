@@ -81,6 +81,7 @@ def chunk_outputs(
             z_ptr + b * z_stride_b + k * z_stride_k, w_ptr, k * w_stride_k, bias, order_ptr, first, origin, steps,
             l, d, rank, offs_d, z_stride_l, z_stride_c, 1, WIDE, RANK, SOFTPLUS, PRECISE, FULL, BLOCK_L, BLOCK_D,
         )  # fmt: skip
+        tl.debug_barrier()  # or what is read below would be read above, and take registers that dt's projection needs
         b_start = b_ptr + b * b_stride_b + k * b_stride_k + origin * b_stride_l
         c_start = c_ptr + b * c_stride_b + k * c_stride_k + origin * c_stride_l
         for n in range(n_states):
