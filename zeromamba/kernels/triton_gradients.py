@@ -103,7 +103,7 @@ def chunk_gradients(
         chunk = first + c
         start = chunk * BLOCK_L if STEP > 0 else chunk * BLOCK_L + BLOCK_L - 1
         origin, steps = chunk_tokens(order_ptr, start, 0, STEP, WIDE, BLOCK_L)
-        bias = tl.load(bias_ptr + k * d + offs_d, mask=mask_d, other=0.0)
+        bias = tl.load(bias_ptr + k * d + offs_d, mask=mask_d, other=0.0)  # read again, as skip is, rather than held
         dts = load_dts(
             z_ptr, w_ptr, k * w_stride_k, bias, order_ptr, start, origin, steps, l, d, rank, offs_d,
             z_stride_l, z_stride_c, STEP, WIDE, RANK, SOFTPLUS, PRECISE, FULL, BLOCK_L, BLOCK_D,

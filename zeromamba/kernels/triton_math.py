@@ -26,7 +26,7 @@ SMALL_HALF = tl.constexpr(0.0625)
 BLOCK_L = 16  # tokens of a chunk: the least tile of a tensor core, and what a thread holds of each channel
 WIDTH = tl.constexpr(64)  # dt's weight is filled up to a multiple of so many channels, which every block divides
 # And to a multiple of so many ranks: the fewest that Triton multiplies on tensor cores, so that no more rows of it are
-# held at once. In float32 that was 16 before Triton 3.8, which spills up to 24 bytes.
+# held at once. In float32 that was 16 before Triton 3.8, and registers spill.
 DEEP_HALF = tl.constexpr(16)
 DEEP_PRECISE = tl.constexpr(8 if tuple(map(int, triton.__version__.split(".")[:2])) >= (3, 8) else 16)
 # Triton's interpreter, whose tl.dot takes bfloat16 for integers, and which cannot broadcast a mask of one element.

@@ -86,7 +86,7 @@ def chunk_states(
         tl.store(chunk_s_ptr + chunk.to(tl.int64) * d + offs_d, s, mask=mask_d)
         start = chunk * BLOCK_L if STEP > 0 else chunk * BLOCK_L + BLOCK_L - 1
         origin, steps = chunk_tokens(order_ptr, start, 0, STEP, WIDE, BLOCK_L)
-        bias = tl.load(bias_ptr + k * d + offs_d, mask=mask_d, other=0.0)
+        bias = tl.load(bias_ptr + k * d + offs_d, mask=mask_d, other=0.0)  # read again, rather than held
         dts = load_dts(
             z_ptr, w_ptr, k * w_stride_k, bias, order_ptr, start, origin, steps, l, d, rank, offs_d,
             z_stride_l, z_stride_c, STEP, WIDE, RANK, SOFTPLUS, PRECISE, FULL, BLOCK_L, BLOCK_D,
@@ -96,6 +96,7 @@ def chunk_states(
         for t in tl.static_range(BLOCK_L):
             s += dts[t]
         for n in range(n_states):
+            # before the state, which is stored: what is read after a store cannot be read early
             v_start = v_ptr + origin * v_stride_l + widened(n, WIDE) * v_stride_n
             vs = load_scalars(v_start, v_stride_l, steps, start, l, STEP, BLOCK_L)
             a = tl.load(a_ptr + offs_d * n_states + n, mask=mask_d, other=0.0)
