@@ -34,8 +34,8 @@ from zeromamba.kernels import SS2D, Route, triton_ss2d
 from zeromamba.kernels.inputs import Inputs
 from zeromamba.kernels.triton_math import BLOCK_L
 
-KERNELS = ("fill_order", "chunk_states", "carry_states", "chunk_outputs", "chunk_gradients")
-ALIKE = ("fill_order", "carry_states")  # in every stage, dtype and pass: compiled once
+KERNELS = ("fill_order", "fill_weight", "chunk_states", "carry_states", "chunk_outputs", "chunk_gradients")
+ALIKE = ("fill_order", "fill_weight", "carry_states")  # small, and alike wherever they run: compiled once
 TYPES = {torch.float32: "*fp32", torch.bfloat16: "*bf16", torch.float16: "*fp16", torch.int32: "*i32"}
 STAGES = {1: (56, 192, 6), 2: (28, 384, 12), 3: (14, 768, 24), 4: (7, 1536, 48)}  # map side, d, r: VMamba-S at 224
 
@@ -52,7 +52,7 @@ class Compiled:
     spilled: int  # bytes of stack a thread
     shared: int  # bytes a program
     instructions: int
-    per_element: float  # instructions of all threads over elements and directions of a chunk (tokens, for fill_order)
+    per_element: float  # instructions of all threads over elements and directions of a chunk, or over what ALIKE write
 
 
 @dataclass(frozen=True)
@@ -133,9 +133,9 @@ def specialise(launch: Launch) -> dict[str, dict[Any, Any]]:
         elif param.is_constexpr or value is None or (value == 1 and not param.do_not_specialize):
             signature[param.name], constants[param.name], divisible = "constexpr", value, False
         else:
-            signature[param.name], divisible = "i32", value % 16 == 0 and not param.do_not_specialize
-        if divisible:
-            attributes[(i,)] = [["tt.divisibility", 16]]
+            signature[param.name], divisible = "i32", value % 16 == 0
+        if not param.do_not_specialize:
+            attributes[(i,)] = [["tt.divisibility", 16]] if divisible else []
     return {"signature": signature, "constexprs": constants, "attrs": attributes}
 
 
@@ -160,8 +160,10 @@ def count(launch: Launch, variant: str, backward: bool, sm: int) -> Compiled:
     operations = re.findall(r"/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z]\w*)", sass)
     instructions = sum(operation != "NOP" for operation in operations)
     a = launch.arguments
-    of_program = {"fill_order": a.get("BLOCK"), "carry_states": a.get("BLOCK_D")}
-    elements = of_program.get(launch.kernel) or BLOCK_L * a["BLOCK_D"] * a.get("ROUTES", 1)
+    if launch.kernel in ALIKE:
+        elements = a["BLOCK_D" if launch.kernel == "carry_states" else "BLOCK"]
+    else:
+        elements = BLOCK_L * a["BLOCK_D"] * a.get("ROUTES", 1)
     return Compiled(
         launch.kernel,
         variant,

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
-from benchmarks.ahead_of_time import Compiled
+from benchmarks.ahead_of_time import ALIKE, Compiled
 
 WARP = 32
 SPECIAL_A_CLOCK = 16  # special functions of a multiprocessor a clock (sm_80, sm_90)
@@ -90,7 +90,7 @@ def instructions_an_element(rows: list[Compiled]) -> dict[tuple[int, str, bool],
     found: dict[tuple[int, str, bool], dict[str, list[float]]] = {}
     for row in rows:
         stage, dtype = row.variant.split()[1:3]
-        if row.kernel != "carry_states":  # of a 16th of a segment's work, and less
+        if row.kernel not in ALIKE:  # of a 16th of a segment's work, and less
             key = (int(stage), dtype, row.backward)
             found.setdefault(key, {}).setdefault(row.kernel, []).append(row.per_element)
     return {key: sum(sum(v) / len(v) for v in kernels.values()) for key, kernels in found.items()}

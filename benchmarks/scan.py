@@ -22,6 +22,7 @@ from benchmarks.cpu_paths import CpuRow, cpu_table, time_paths
 from benchmarks.floors import LEGEND, instructions_an_element
 from benchmarks.goals import goals
 from benchmarks.gpu import Row, card, measure, table
+from benchmarks.host import host_table, host_times
 from benchmarks.models import ModelRow, measure_models, model_table
 from zeromamba.files import write_json
 
@@ -47,7 +48,7 @@ class Options:
     limit_s: float | None = None
     """Stop measuring after so many seconds; what is measured by then is reported, the rest is not measured."""
     compile: bool = True
-    """Compile the kernels ahead of time, and count their instructions; takes a minute or more."""
+    """Compile the kernels ahead of time: their instructions, without a GPU the host's time; takes a minute or more."""
     cpu_sides: tuple[int, ...] = (28, 56)
     """Without a GPU: sides of the map in tokens."""
     cpu_channels: int = 192
@@ -106,9 +107,11 @@ def _processor() -> str:
 
 
 def without_gpu(options: Options) -> dict[str, Any]:
-    """The compile-time table of stage 1, and the CPU paths."""
+    """The compile-time table of stage 1, the host's part of a call, and the CPU paths."""
     print("No CUDA device here: no GPU figure is measured. What a compiler and a CPU can show:\n")
     compiled = compile_time(options, stages=(1,), sms=(max(COUNTED_SM),))
+    host = host_times() if options.compile else []
+    print("\n" + host_table(host))
     print(f"\nCPU paths: float32, b = 2, d = {options.cpu_channels}, n = 1, four routes, Bbar = dt B:\n")
     rows: list[CpuRow] = time_paths(options.cpu_sides, d=options.cpu_channels, repeats=options.repeats)
     print(cpu_table(rows))
@@ -116,7 +119,12 @@ def without_gpu(options: Options) -> dict[str, Any]:
         plot.plot_cpu(rows, f"{_processor()}, {torch.get_num_threads()} threads", options.plot)
     met = goals([], [])
     print("\n" + "\n".join(met))
-    return {"compiled": [asdict(row) for row in compiled], "cpu": [asdict(row) for row in rows], "goals": met}
+    return {
+        "compiled": [asdict(row) for row in compiled],
+        "host": [asdict(row) for row in host],
+        "cpu": [asdict(row) for row in rows],
+        "goals": met,
+    }
 
 
 def compile_time(options: Options, stages: Iterable[int], sms: Iterable[int]) -> list[ahead_of_time.Compiled]:

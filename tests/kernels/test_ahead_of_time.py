@@ -5,10 +5,12 @@ import subprocess
 
 import pytest
 import torch
+import triton
 from compiling import program
 from scans import make
 
 from benchmarks.ahead_of_time import Compiled, line, recorded_launches, specialise
+from benchmarks.host import host_times
 from zeromamba.kernels import SS2D, triton_ss2d
 from zeromamba.kernels.inputs import Inputs
 from zeromamba.kernels.triton_math import DEEP_PRECISE
@@ -22,6 +24,7 @@ INSTRUCTIONS = {
     "chunk_gradients": (82, 107, 128),
     "carry_states": (140, 140, 140),
     "fill_order": (90, 90, 90),  # a token
+    "fill_weight": (90, 90, 90),  # a number of the tiles
 }
 PLAIN = re.compile(r"stage [12] bfloat16 row( reverse)?( adjoint)?")
 
@@ -47,6 +50,21 @@ def test_what_ships_is_there_for_both_architectures(compiled):
         assert {row["kernel"] for row in compiled if row["sm"] == sm} == set(INSTRUCTIONS)
 
 
+def a_call_finds_all_compiled():
+    found = []
+    triton.knobs.compilation.listener = lambda *, src, cache_hit, **_: found.append((src.fn.__name__, cache_hit))
+    assert [row.launches for row in host_times(repeats=1)] == [7, 7, 16]
+    assert {name for name, _ in found} == set(INSTRUCTIONS)
+    assert all(cache_hit for _, cache_hit in found), found
+
+
+def test_what_was_counted_is_what_a_call_launches(compiled):
+    """Triton, asked to launch on a card that counts launches only, finds every kernel in its cache."""
+    code = "import test_ahead_of_time; test_ahead_of_time.a_call_finds_all_compiled()"
+    process = subprocess.run(**program("-c", code), stderr=subprocess.PIPE, check=False)
+    assert process.returncode == 0, process.stderr
+
+
 def compiled_for(b, h, w, dtype):
     """Every kernel that a map (b, h, w) launches, with all that makes Triton compile it anew."""
     inputs = Inputs(*(v.to("meta") for v in make(b, h, w, d=64, dtype=dtype)))
@@ -59,8 +77,8 @@ def compiled_for(b, h, w, dtype):
 def all_sizes_compile_to_the_same():
     for dtype in (torch.float32, torch.bfloat16):
         first = compiled_for(1, 1, 1, dtype)
-        # an order, states of 4 routes and a carry, there and back; outputs of 2 orders; gradients of 4 routes
-        assert len(first) == 18
+        # there and back: an order, a weight, states of 2 orders, a carry; outputs of 2 orders; gradients of 4 routes
+        assert len(first) == 16
         for size in ((2, 7, 9), (16, 28, 28), (300, 4, 4)):
             assert compiled_for(*size, dtype) == first, size
 

@@ -1,4 +1,4 @@
-"""What the kernels are made of, one by one: each polynomial to the error that it states, and the moves of data."""
+"""What the kernels are made of, one by one: polynomials to the error they state, moves of data, tables of a call."""
 
 import pytest
 import torch
@@ -6,8 +6,9 @@ import triton
 import triton.language as tl
 from scans import DEVICE, UNIT
 
+from zeromamba.kernels import Route
 from zeromamba.kernels.triton_math import channel_sums, log1p_unit, phi, phi_slope, rows, scalars
-from zeromamba.kernels.triton_ss2d import LAUNCH
+from zeromamba.kernels.triton_ss2d import LAUNCH, order_table, weight_tiles
 
 POINTS = 4096
 
@@ -80,3 +81,31 @@ def test_tiles_come_apart_into_rows_and_together_into_sums(l, d):
     assert torch.equal(own, tile)
     assert torch.equal(numbers.cpu(), torch.arange(l, dtype=torch.int32))
     assert torch.equal(sums, tile.sum(1))
+
+
+@pytest.mark.parametrize("window", [0, 3])
+@pytest.mark.parametrize("column", [False, True])
+def test_a_table_holds_the_tokens_of_its_order(column, window):
+    h, w = 7, 5
+    route = Route(column=column, window=window)
+    table = order_table(route, torch.empty(1, h, w, 1, device=DEVICE))
+    if route == Route():
+        assert table is None  # the order of memory
+    else:
+        assert torch.equal(table[: h * w].cpu().long(), route.tokens(h, w))
+        assert table[h * w :].tolist() == [0] * (48 - h * w)  # what is read beyond the map is a token of it
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(("d", "r"), [(70, 3), (64, 17)])
+def test_tiles_of_a_weight_add_up_to_it_and_are_0_beyond_it(d, r, dtype):
+    weight = torch.randn(2, r, d, device=DEVICE).mT  # of any strides
+    tiles = weight_tiles(weight, dtype)
+    assert tiles.dtype == dtype
+    assert tiles.shape[3] % 64 == 0
+    total = tiles.float().sum(1).mT
+    # the first term is right to its unit at least, the second to that of what is left, or of the smallest number
+    error = (total[:, :d, :r] - weight).abs()
+    rounding = 0.0 if dtype == torch.float32 else (2 * UNIT[dtype]) ** 2
+    assert (error <= rounding * weight.abs() + torch.finfo(dtype).smallest_normal * UNIT[dtype]).all()
+    assert total.count_nonzero() == weight.count_nonzero()

@@ -4,11 +4,11 @@ The optimised implementations are two operators of `torch.library`, forward and 
 CUDA graphs, checkpointing and `opcheck` treat them like PyTorch's own. The reference is plain PyTorch and needs none.
 """
 
+import functools
 import importlib
 import importlib.util
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import astuple
 from types import ModuleType
 from typing import Any
 
@@ -134,10 +134,11 @@ def implementation(impl: str) -> ModuleType:
 
 def encode(routes: Sequence[Route]) -> list[int]:
     """Routes as numbers, which is what an operator's signature can hold."""
-    return [int(value) for route in routes for value in astuple(route)]
+    return [int(value) for route in routes for value in (route.column, route.reverse, route.window)]
 
 
-def decode(codes: Sequence[int]) -> tuple[Route, ...]:
+@functools.cache
+def decode(codes: tuple[int, ...]) -> tuple[Route, ...]:
     """The routes of `encode`."""
     return tuple(
         Route(bool(column), bool(reverse), window)
@@ -163,7 +164,7 @@ def _forward(
     """y, the last states, and what the implementation keeps for its backward."""
     inputs = Inputs(x, dt_low, dt_weight, dt_bias, A, B, C, D)
     with torch.autocast(x.device.type, enabled=False), torch.cuda.device_of(x):
-        return implementation(impl).forward(inputs, decode(routes), discretization, softplus)
+        return implementation(impl).forward(inputs, decode(tuple(routes)), discretization, softplus)
 
 
 @_forward.register_fake
@@ -172,7 +173,7 @@ def _(x: Tensor, *inputs: Any) -> tuple[Tensor, Tensor, Tensor]:
     b, h, w, d = x.shape
     k, _, n = A.shape
     dtype = torch.promote_types(x.dtype, torch.float32)
-    kept = implementation(impl).kept_shape(b, h, w, d, n, decode(routes))
+    kept = implementation(impl).kept_shape(b, h, w, d, n, decode(tuple(routes)))
     return x.new_empty(x.shape), x.new_empty((b, k, d, n), dtype=dtype), x.new_empty(kept, dtype=dtype)
 
 
@@ -196,7 +197,7 @@ def _backward(
     """The gradients of the tensors that there are, in their order."""
     inputs = Inputs(x, dt_low, dt_weight, dt_bias, A, B, C, D)
     with torch.autocast(x.device.type, enabled=False), torch.cuda.device_of(x):
-        gradients = implementation(impl).backward(dy, kept, inputs, decode(routes), discretization, softplus)
+        gradients = implementation(impl).backward(dy, kept, inputs, decode(tuple(routes)), discretization, softplus)
     return [gradient for gradient in gradients if gradient is not None]
 
 
@@ -230,24 +231,23 @@ def check(inputs: Inputs, routes: Sequence[Route], discretization: str) -> None:
         raise ValueError(f"discretization: expected one of {DISCRETIZATIONS}, got {discretization!r}")
     if not routes or not all(isinstance(route, Route) for route in routes):
         raise ValueError(f"routes: expected one Route or more, got {routes!r}")
-    for name, axes in (("x", "b h w d"), ("dt_low", "b h w k r"), ("A", "k d n")):
-        given = getattr(inputs, name)
-        if given.ndim != len(axes.split()):
-            raise ValueError(f"{name}: expected axes ({', '.join(axes.split())}), got shape {tuple(given.shape)}")
+    for name in ("x", "dt_low", "A"):
+        given, axes = getattr(inputs, name), AXES[name]
+        if given.ndim != len(axes):
+            raise ValueError(f"{name}: expected axes ({', '.join(axes)}), got shape {tuple(given.shape)}")
     x, A = inputs.x, inputs.A
     size = dict(zip("bhwd", x.shape, strict=True)) | {
         "k": len(routes),
         "r": inputs.dt_low.shape[-1] if inputs.dt_weight is not None else x.shape[-1],
         "n": A.shape[-1],
     }
-    for name, axes in AXES.items():
-        given = getattr(inputs, name)
+    for (name, axes), given in zip(AXES.items(), inputs, strict=True):
         if given is None:
             continue
-        expected = tuple(size[axis] for axis in axes.split())
-        if tuple(given.shape) != expected:
+        expected = tuple([size[axis] for axis in axes])
+        if given.shape != expected:
             raise ValueError(
-                f"{name}: expected shape ({', '.join(axes.split())}) = {expected}, got {tuple(given.shape)}; "
+                f"{name}: expected shape ({', '.join(axes)}) = {expected}, got {tuple(given.shape)}; "
                 f"b, h, w, d are x's, k is the number of routes, r is dt_low's, n is A's"
             )
         if given.dtype not in DTYPES:
@@ -260,13 +260,13 @@ def check(inputs: Inputs, routes: Sequence[Route], discretization: str) -> None:
 
 
 AXES = {
-    "x": "b h w d",
-    "dt_low": "b h w k r",
-    "dt_weight": "k d r",
-    "dt_bias": "k d",
-    "A": "k d n",
-    "B": "b h w k n",
-    "C": "b h w k n",
-    "D": "k d",
+    "x": tuple("bhwd"),
+    "dt_low": tuple("bhwkr"),
+    "dt_weight": tuple("kdr"),
+    "dt_bias": tuple("kd"),
+    "A": tuple("kdn"),
+    "B": tuple("bhwkn"),
+    "C": tuple("bhwkn"),
+    "D": tuple("kd"),
 }
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)

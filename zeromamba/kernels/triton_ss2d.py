@@ -3,20 +3,26 @@
 Plain functions on tensors, without autograd. How the work is cut:
 
     fill_order       the tokens of each order but the rows', whose tokens are where they are
+    fill_weight      dt's weight in tiles
     chunk_states     every segment of a route by itself, from a zero state: what enters each of its chunks
     carry_states     a walk over the segments of each route: what enters each segment
     chunk_outputs    every chunk of an order by itself, for a route and its reverse: y
-    chunk_gradients  the same for the backward, after `chunk_states` and `carry_states` of the adjoint
+    chunk_gradients  the same of every segment for the backward, after `chunk_states` and `carry_states` of the adjoint
 
 All cuts follow from shapes alone, and every sum that crosses programs is made of partial sums, added up in a fixed
 order: the same bits on every run.
+
+A map of a few hundred tokens leaves a card little to do, and then a call takes as long as its host code: so a route
+and its reverse share their launches, and what follows from the routes alone is kept (benchmarks/host.py times it).
 """
 
+import functools
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
-import triton
 from torch import Tensor
 
 from zeromamba.kernels.inputs import Inputs
@@ -26,11 +32,20 @@ from zeromamba.kernels.triton_math import BLOCK_L, DEEP_HALF, DEEP_PRECISE, WIDT
 from zeromamba.kernels.triton_order import fill_order
 from zeromamba.kernels.triton_output import chunk_outputs
 from zeromamba.kernels.triton_states import carry_states, chunk_states
+from zeromamba.kernels.triton_weight import fill_weight
 from zeromamba.kernels.tuning import Config, config_for
 
 # A warp is a program: the tile of dt and the sums over channels move between its threads, no more. A product and a sum
 # become one instruction, which from Triton 3.10 on they do only if asked to.
 LAUNCH = {"num_warps": 1, "enable_fp_fusion": True}
+
+
+BLOCK = 256  # numbers of a program that fills
+
+
+def cdiv(a: int, b: int) -> int:
+    """a / b, rounded up. Triton's own takes microseconds."""
+    return -(-a // b)
 
 
 @dataclass(frozen=True)
@@ -43,56 +58,57 @@ class Order:
     k_second: int | None
 
     @property
-    def routes(self) -> int:
-        return 1 if self.k_second is None else 2
+    def routes(self) -> tuple[int, int]:
+        """Their k, of a single one twice."""
+        return self.k_first, self.k_first if self.k_second is None else self.k_second
+
+    @property
+    def steps(self) -> dict[int, int]:
+        """The step along the order, 1 or -1, of each k."""
+        step = -1 if self.first_reversed else 1
+        return {self.k_first: step} if self.k_second is None else {self.k_first: step, self.k_second: -step}
 
     @property
     def options(self) -> dict[str, bool | int]:
         """Compile-time arguments."""
-        return {"FIRST_REVERSED": self.first_reversed, "ROUTES": self.routes}
+        return {"FIRST_REVERSED": self.first_reversed, "ROUTES": len(self.steps)}
 
 
-def pair_routes(routes: Sequence[Route]) -> list[Order]:
-    """Group routes that are each other's reverse; one kernel reads the map once for both."""
+@functools.cache
+def pair_routes(routes: tuple[Route, ...]) -> tuple[Order, ...]:
+    """Group routes that are each other's reverse; kernels take both at once."""
     orders: list[Order] = []
     for k, route in enumerate(routes):
-        along = forwards(route)
+        along = replace(route, reverse=False)
         for i, order in enumerate(orders):
             if order.along == along and order.k_second is None and order.first_reversed != route.reverse:
                 orders[i] = replace(order, k_second=k)
                 break
         else:
             orders.append(Order(along, route.reverse, k, None))
-    return orders
+    return tuple(orders)
 
 
-def forwards(route: Route) -> Route:
-    """The order of positions that a route shares with its reverse."""
-    return replace(route, reverse=False)
+def order_table(along: Route, x: Tensor) -> Tensor | None:
+    """The token at each position of an order, int32, filled up to whole chunks; None for that of memory.
 
-
-def order_tables(routes: Sequence[Route], x: Tensor) -> dict[Route, Tensor | None]:
-    """The token at each position of every order, int32, filled up to whole chunks; None for that of memory.
-
-    They are made anew for each call, which is a small launch: kept ones would outlive the memory pool of a CUDA graph,
+    It is made anew for each call, which is a small launch: a kept one would outlive the memory pool of a CUDA graph,
     or be dropped under one.
     """
+    if along == Route():
+        return None
     _, h, w, _ = x.shape
-    length = triton.cdiv(h * w, BLOCK_L) * BLOCK_L
-    tables: dict[Route, Tensor | None] = {Route(): None}
-    for order in {forwards(route): None for route in routes}:
-        if order not in tables:
-            table = tables[order] = x.new_empty(length, dtype=torch.int32)
-            fill_order[(triton.cdiv(length, 256),)](
-                table, h * w, h, w, order.window, length,
-                COLUMN=order.column, WINDOWED=order.window > 0, BLOCK=256, **LAUNCH,
-            )  # fmt: skip
-    return tables
+    length = cdiv(h * w, BLOCK_L) * BLOCK_L
+    table = x.new_empty(length, dtype=torch.int32)
+    fill_order[(cdiv(length, BLOCK),)](
+        table, h * w, h, w, along.window, length, COLUMN=along.column, WINDOWED=along.window > 0, BLOCK=BLOCK, **LAUNCH
+    )
+    return table
 
 
 def extent(v: Tensor) -> int:
-    """Elements from the first to the last of one image of (b, ...)."""
-    return sum((n - 1) * s for n, s in zip(v.shape[1:], v.stride()[1:], strict=True))
+    """Elements that one image of (b, ...) spans, at most."""
+    return sum(map(operator.mul, v.shape[1:], v.stride()[1:]))
 
 
 @dataclass(frozen=True)
@@ -107,45 +123,50 @@ class _Scan:
     B: Tensor  # (b, l, k, n)
     C: Tensor  # (b, l, k, n)
     D: Tensor  # (k, d)
-    routes: tuple[Route, ...]
-    orders: dict[Route, Tensor | None]  # of `order_tables`
+    orders: tuple[tuple[Order, Tensor | None], ...]  # and the table of each
     zoh: bool
     softplus: bool
     precise: bool  # whether x or dt is float32
     config: Config
 
     @property
-    def chunks(self) -> int:
-        return triton.cdiv(self.x.shape[1], BLOCK_L)
+    def shape(self) -> tuple[int, int, int, int, int]:
+        """b, l, d, k, n."""
+        return *self.x.shape, *self.B.shape[2:]
 
-    @property
+    @cached_property
+    def blocks_d(self) -> int:
+        return cdiv(self.x.shape[2], self.config.block_d)
+
+    @cached_property
+    def chunks(self) -> int:
+        return cdiv(self.x.shape[1], BLOCK_L)
+
+    @cached_property
     def segment_chunks(self) -> int:
         """Chunks of a segment. It follows from shapes alone, so that results do not depend on the device."""
-        lanes = self.x.shape[0] * len(self.routes) * triton.cdiv(self.x.shape[2], self.config.block_d)
-        segments = min(self.chunks, max(1, self.config.programs // lanes))
-        return triton.cdiv(self.chunks, segments)
+        b, _, _, k, _ = self.shape
+        segments = min(self.chunks, max(1, self.config.programs // (b * k * self.blocks_d)))
+        return cdiv(self.chunks, segments)
 
-    @property
+    @cached_property
     def segments(self) -> int:
-        return triton.cdiv(self.chunks, self.segment_chunks)
+        return cdiv(self.chunks, self.segment_chunks)
 
     @property
-    def rank(self) -> int:
-        """What the kernels are told of z and its weight: their inner size, 0 without a weight."""
-        return 0 if self.weight is None else self.z.shape[-1]
-
-    @property
-    def weight_stride(self) -> int:
-        """From one route to the next."""
-        return 0 if self.weight is None else self.weight.stride(0)
+    def sizes(self) -> tuple[int, ...]:
+        """l, d, rank, the weight's stride from one route to the next, n, k, chunks, segments, chunks of a segment."""
+        _, l, d, k, n = self.shape
+        rank, stride = (0, 0) if self.weight is None else (self.z.shape[-1], self.weight.stride(0))
+        return l, d, rank, stride, n, k, self.chunks, self.segments, self.segment_chunks
 
     @property
     def wide(self) -> bool:
         """Whether an offset within one image may pass 2^31 elements."""
-        maps = (self.x, self.z, self.B, self.C)
-        return max(*map(extent, maps), self.x[0].numel() * len(self.routes)) >= 2**31
+        _, l, d, k, _ = self.shape
+        return max(l * d * k, *map(extent, (self.x, self.z, self.B, self.C))) >= 2**31
 
-    @property
+    @cached_property
     def options(self) -> dict[str, bool | int]:
         """Compile-time arguments that all kernels have."""
         return {
@@ -163,7 +184,7 @@ class _Scan:
 
 def kept_shape(b: int, h: int, w: int, d: int, n: int, routes: Sequence[Route]) -> tuple[int, ...]:
     """Shape of what `forward` keeps for `backward`: the state that enters each chunk."""
-    return b, len(routes), (h * w + BLOCK_L - 1) // BLOCK_L, n, d
+    return b, len(routes), cdiv(h * w, BLOCK_L), n, d
 
 
 def forward(
@@ -222,8 +243,7 @@ def prepare(
         B=B.flatten(1, 2),
         C=C.flatten(1, 2),
         D=D.float().contiguous(),
-        routes=tuple(routes),
-        orders=order_tables(routes, x),
+        orders=tuple((order, order_table(order.along, x)) for order in pair_routes(tuple(routes))),
         zoh=discretization == "zoh",
         softplus=softplus,
         precise=precise,
@@ -237,31 +257,26 @@ def weight_tiles(weight: Tensor, dtype: torch.dtype) -> Tensor:
     The sum of the terms is the weight: one term if dtype is float32, else its rounding to dtype and what that leaves.
     """
     k, d, r = weight.shape
-    weight = weight.float()
-    deep = (DEEP_PRECISE if dtype == torch.float32 else DEEP_HALF).value
-    rank, width = triton.cdiv(r, deep) * deep, triton.cdiv(d, WIDTH.value) * WIDTH.value
-    high = weight.to(dtype)
-    terms = [high] if dtype == torch.float32 else [high, (weight - high.float()).to(dtype)]
-    tiles = weight.new_zeros((k, len(terms), rank, width), dtype=dtype)
-    tiles[:, :, :r, :d] = torch.stack([term.mT for term in terms], dim=1)
+    terms, deep = (1, DEEP_PRECISE.value) if dtype == torch.float32 else (2, DEEP_HALF.value)
+    rank, width = cdiv(r, deep) * deep, cdiv(d, WIDTH.value) * WIDTH.value
+    tiles = weight.new_empty((k, terms, rank, width), dtype=dtype)
+    fill_weight[(k * cdiv(rank * width, BLOCK),)](
+        tiles, weight, *weight.stride(), d, r, rank * width, width, TERMS=terms, BLOCK=BLOCK, **LAUNCH
+    )
     return tiles
 
 
 def scan(s: _Scan) -> tuple[Tensor, Tensor, Tensor]:
     """y (b, l, d) of x's dtype, the last state of each route (b, k, n, d), and those that enter the chunks."""
-    b, l, d = s.x.shape
-    k, n = len(s.routes), s.A.shape[-1]
+    b, l, d, _, _ = s.shape
     chunk_h, chunk_s, segment_h, last = enter_chunks(s, u=s.x, v=s.B, adjoint=False)
-    orders = pair_routes(s.routes)
     y = s.x.new_empty(b, l, d)
-    merged = y if len(orders) == 1 else s.x.new_empty((b, l, d), dtype=torch.float32)
-    for i, order in enumerate(orders):
-        chunk_outputs[(triton.cdiv(d, s.config.block_d) * s.chunks * b,)](
-            s.x, s.orders[order.along], s.z, s.weight, s.bias, s.A, s.B, s.C, s.D,
-            merged, y if order is orders[-1] else merged, chunk_h, chunk_s, segment_h,
-            *s.x.stride(), *s.z.stride(), *s.B.stride(), *s.C.stride(),
-            l, d, s.rank, s.weight_stride, n, k, s.chunks, s.segments, s.segment_chunks,
-            order.k_first, order.k_first if order.k_second is None else order.k_second,
+    merged = y if len(s.orders) == 1 else s.x.new_empty((b, l, d), dtype=torch.float32)
+    for i, (order, table) in enumerate(s.orders):
+        chunk_outputs[(s.blocks_d * s.chunks * b,)](
+            s.x, table, s.z, s.weight, s.bias, s.A, s.B, s.C, s.D,
+            merged, y if i == len(s.orders) - 1 else merged, chunk_h, chunk_s, segment_h,
+            *s.x.stride(), *s.z.stride(), *s.B.stride(), *s.C.stride(), *s.sizes, *order.routes,
             ACCUMULATE=i > 0, **order.options, **s.options,
         )  # fmt: skip
     return y, last, chunk_h
@@ -273,22 +288,20 @@ def enter_chunks(s: _Scan, *, u: Tensor, v: Tensor, adjoint: bool) -> tuple[Tens
     Args:
         u, v: x and B, or dy and C for the adjoint.
     """
-    b, l, d = s.x.shape
-    k, n = len(s.routes), s.A.shape[-1]
+    b, _, d, k, n = s.shape
     chunk_h, chunk_s, segment_h, segment_s, last = (
         s.x.new_empty(shape, dtype=torch.float32)
         for shape in ((b, k, s.chunks, n, d), (b, k, s.chunks, d), (b, k, s.segments, n, d), (b, k, s.segments, d),
                       (b, k, n, d))
     )  # fmt: skip
-    blocks_d = triton.cdiv(d, s.config.block_d)
-    for i, route in enumerate(s.routes):
-        chunk_states[(blocks_d * s.segments * b,)](
-            u, s.orders[forwards(route)], s.z, s.weight, s.bias, s.A, v, chunk_h, chunk_s, segment_h, segment_s,
-            *u.stride(), *s.z.stride(), *v.stride(),
-            l, d, s.rank, s.weight_stride, n, k, s.chunks, s.segments, s.segment_chunks, i,
-            STEP=-1 if route.reverse != adjoint else 1, ADJOINT=adjoint, **s.options,
+    for order, table in s.orders:
+        options = order.options
+        chunk_states[(s.blocks_d * options["ROUTES"] * s.segments * b,)](
+            u, table, s.z, s.weight, s.bias, s.A, v, chunk_h, chunk_s, segment_h, segment_s,
+            *u.stride(), *s.z.stride(), *v.stride(), *s.sizes, *order.routes,
+            ADJOINT=adjoint, **options, **s.options,
         )  # fmt: skip
-    carry_states[(blocks_d * n * k * b,)](
+    carry_states[(s.blocks_d * n * k * b,)](
         segment_h, segment_s, s.A, last, d, n, k, s.segments, BLOCK_D=s.config.block_d, **LAUNCH
     )
     return chunk_h, chunk_s, segment_h, last
@@ -301,10 +314,9 @@ def scan_gradients(s: _Scan, dy: Tensor, kept: Tensor) -> tuple[Tensor, ...]:
         dy: (b, l, d).
         kept: the state that enters each chunk, from `scan`.
     """
-    b, l, d = s.x.shape
-    k, n, part = len(s.routes), s.A.shape[-1], PART[s.zoh]
+    b, l, d, k, n = s.shape
+    part = PART[s.zoh]
     chunk_g, chunk_s, segment_g, _ = enter_chunks(s, u=dy, v=s.C, adjoint=True)
-    blocks_d = triton.cdiv(d, s.config.block_d)
 
     def empty(*shape: int) -> Tensor:
         return s.x.new_empty(shape, dtype=torch.float32)
@@ -313,21 +325,21 @@ def scan_gradients(s: _Scan, dy: Tensor, kept: Tensor) -> tuple[Tensor, ...]:
     merged = dx if k == 1 else empty(b, l, d)
     dbias, dA, dD = empty(b, s.segments, k, d), empty(b, s.segments, k, n, d), empty(b, s.segments, d)
     part_h = empty(b, s.segments, BLOCK_L // part, n, d)
-    dBC = empty(2, blocks_d, b, l, k, n)
-    for i, route in enumerate(s.routes):
-        chunk_gradients[(blocks_d * s.segments * b,)](
-            dy, s.x, s.orders[forwards(route)], s.z, s.weight, s.bias, s.A, s.B, s.C, s.D, merged,
-            kept, chunk_g, chunk_s, segment_g, part_h,
-            dx, dz, dbias, dA, dBC, dD,
-            *dy.stride(), *s.x.stride(), *s.z.stride(), *s.B.stride(), *s.C.stride(),
-            b, l, d, s.rank, s.weight_stride, n, k, s.chunks, s.segments, s.segment_chunks,
-            i, STEP=-1 if route.reverse else 1, ACCUMULATE=i > 0, LAST=i == k - 1, PART=part, **s.options,
+    dBC = empty(2, s.blocks_d, b, l, k, n)
+    # by themselves: a kernel of two routes would take four times as long to compile
+    alone = [(route, step, table) for order, table in s.orders for route, step in order.steps.items()]
+    for i, (route, step, table) in enumerate(alone):
+        chunk_gradients[(s.blocks_d * s.segments * b,)](
+            dy, s.x, table, s.z, s.weight, s.bias, s.A, s.B, s.C, s.D, merged,
+            kept, chunk_g, chunk_s, segment_g, part_h, dx, dz, dbias, dA, dBC, dD,
+            *dy.stride(), *s.x.stride(), *s.z.stride(), *s.B.stride(), *s.C.stride(), b, *s.sizes, route,
+            STEP=step, ACCUMULATE=i > 0, LAST=i == k - 1, PART=part, **s.options,
         )  # fmt: skip
     return (
         dx,
         dz,
         dbias.sum((0, 1)),
-        dA.sum((0, 1)).transpose(1, 2),
+        dA.sum((0, 1)).mT,
         dBC[0].sum(0),
         dBC[1].sum(0),
         dD.sum((0, 1)).expand(k, d),

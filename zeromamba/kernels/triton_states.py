@@ -33,7 +33,8 @@ from zeromamba.kernels.triton_math import (
         "chunks",
         "segments",
         "segment_chunks",
-        "k",
+        "k_first",
+        "k_second",
     ]
 )
 def chunk_states(
@@ -43,14 +44,12 @@ def chunk_states(
     z_stride_b, z_stride_l: tl.constexpr, z_stride_k, z_stride_c,
     v_stride_b, v_stride_l: tl.constexpr, v_stride_k, v_stride_n,
     l, d: tl.constexpr, rank: tl.constexpr, w_stride_k: tl.constexpr,
-    n_states: tl.constexpr, n_routes: tl.constexpr, chunks, segments, segment_chunks, k,
-    STEP: tl.constexpr, ADJOINT: tl.constexpr, ZOH: tl.constexpr,
+    n_states: tl.constexpr, n_routes: tl.constexpr, chunks, segments, segment_chunks, k_first, k_second,
+    FIRST_REVERSED: tl.constexpr, ROUTES: tl.constexpr, ADJOINT: tl.constexpr, ZOH: tl.constexpr,
     RANK: tl.constexpr, SOFTPLUS: tl.constexpr, PRECISE: tl.constexpr, WIDE: tl.constexpr, FULL: tl.constexpr,
     BLOCK_L: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
-    """Local states of one segment of route k; one program per (channels, segment, image).
-
-    STEP is -1 where time runs against the order, else 1.
+    """Local states of one segment of a route; one program per (channels, route of the order, segment, image).
 
     forward, u = x, v = B:    h_t = exp(dt_t A) h_{t-1} + Bbar_t x_t                in the order of the route
     ADJOINT, u = dy, v = C:   g_t = exp(dt_t A) (g_{t+1} + C_t dy_t)                against it
@@ -60,58 +59,60 @@ def chunk_states(
     chunk counts along the order, segment along time. With N > 1 the running states wait in segment_h, where only
     this program, and each channel's own thread, reads and writes; a single one stays in a register.
     """
+    STEPS: tl.constexpr = (-1, 1) if FIRST_REVERSED != ADJOINT else (1, -1)  # of each route
     pid = tl.program_id(0)
     blocks_d = tl.cdiv(d, BLOCK_D)
     offs_d = widened(pid % blocks_d * BLOCK_D + tl.arange(0, BLOCK_D), WIDE)
     mask_d = offs_d < d
     pid = pid // blocks_d
-    segment = pid % segments
-    b = (pid // segments).to(tl.int64)
-    k = k.to(tl.int64)
-    u_ptr += b * u_stride_b
-    z_ptr += b * z_stride_b + k * z_stride_k
-    v_ptr += b * v_stride_b + k * v_stride_k
-    a_ptr += k * d * n_states
-    chunk_h_ptr += (b * n_routes + k) * chunks * n_states * d
-    chunk_s_ptr += (b * n_routes + k) * chunks * d
-    segment_h_ptr += ((b * n_routes + k) * segments + segment) * n_states * d
-    segment_s_ptr += ((b * n_routes + k) * segments + segment) * d
+    own = pid % ROUTES
+    place = pid // ROUTES % segments
+    b = (pid // ROUTES // segments).to(tl.int64)
 
-    s = tl.zeros((BLOCK_D,), tl.float32)
-    state = tl.zeros((BLOCK_D,), tl.float32)
-    first = segment * segment_chunks
-    for i in tl.range(tl.minimum(segment_chunks, chunks - first), num_stages=1, disable_licm=True):
-        time = first + i
-        chunk = time if STEP > 0 else chunks - 1 - time
-        tl.store(chunk_s_ptr + chunk.to(tl.int64) * d + offs_d, s, mask=mask_d)
-        start = chunk * BLOCK_L if STEP > 0 else chunk * BLOCK_L + BLOCK_L - 1
-        origin, steps = chunk_tokens(order_ptr, start, 0, STEP, WIDE, BLOCK_L)
-        bias = tl.load(bias_ptr + k * d + offs_d, mask=mask_d, other=0.0)  # read again, rather than held
-        dts = load_dts(
-            z_ptr, w_ptr, k * w_stride_k, bias, order_ptr, start, origin, steps, l, d, rank, offs_d,
-            z_stride_l, z_stride_c, STEP, WIDE, RANK, SOFTPLUS, PRECISE, FULL, BLOCK_L, BLOCK_D,
-        )  # fmt: skip
-        u_ptrs = u_ptr + origin * u_stride_l + offs_d * u_stride_d
-        us = load_rows(u_ptrs, u_stride_l, steps, start, l, offs_d, d, STEP, FULL, BLOCK_L)
-        for t in tl.static_range(BLOCK_L):
-            s += dts[t]
-        for n in range(n_states):
-            # before the state, which is stored: what is read after a store cannot be read early
-            v_start = v_ptr + origin * v_stride_l + widened(n, WIDE) * v_stride_n
-            vs = load_scalars(v_start, v_stride_l, steps, start, l, STEP, BLOCK_L)
-            a = tl.load(a_ptr + offs_d * n_states + n, mask=mask_d, other=0.0)
-            if n_states > 1:
-                state = tl.load(
-                    segment_h_ptr + n * d + offs_d, mask=channels_if(time > first, offs_d, d, FULL), other=0.0
-                )
-            tl.store(chunk_h_ptr + (chunk.to(tl.int64) * n_states + n) * d + offs_d, state, mask=mask_d)
-            for t in tl.static_range(BLOCK_L):
-                if ADJOINT:
-                    state = decay(dts[t], a) * (state + vs[t] * us[t].to(tl.float32))
-                else:
-                    state = advance(state, dts[t], a, us[t], vs[t], ZOH, PRECISE)
-            tl.store(segment_h_ptr + n * d + offs_d, state, mask=mask_d)
-    tl.store(segment_s_ptr + offs_d, s, mask=mask_d)
+    for route in tl.static_range(ROUTES):
+        if own == route:
+            # along the order, so that programs side by side read the same tokens
+            segment = place if STEPS[route] > 0 else segments - 1 - place
+            first = segment * segment_chunks
+            k = (k_second if route == 1 else k_first).to(tl.int64)
+            bk = b * n_routes + k
+            h_ptrs = segment_h_ptr + (bk * segments + segment) * n_states * d + offs_d
+            s = tl.zeros((BLOCK_D,), tl.float32)
+            state = tl.zeros((BLOCK_D,), tl.float32)
+            for i in tl.range(tl.minimum(segment_chunks, chunks - first), num_stages=1, disable_licm=True):
+                time = first + i
+                chunk = time if STEPS[route] > 0 else chunks - 1 - time
+                at_chunk = bk * chunks + chunk
+                tl.store(chunk_s_ptr + at_chunk * d + offs_d, s, mask=mask_d)
+                start = chunk * BLOCK_L if STEPS[route] > 0 else chunk * BLOCK_L + BLOCK_L - 1
+                origin, steps = chunk_tokens(order_ptr, start, 0, STEPS[route], WIDE, BLOCK_L)
+                bias = tl.load(bias_ptr + k * d + offs_d, mask=mask_d, other=0.0)  # read again, rather than held
+                dts = load_dts(
+                    z_ptr + b * z_stride_b + k * z_stride_k, w_ptr, k * w_stride_k, bias, order_ptr, start, origin,
+                    steps, l, d, rank, offs_d, z_stride_l, z_stride_c, STEPS[route], WIDE, RANK, SOFTPLUS, PRECISE,
+                    FULL, BLOCK_L, BLOCK_D,
+                )  # fmt: skip
+                u_ptrs = u_ptr + b * u_stride_b + origin * u_stride_l + offs_d * u_stride_d
+                us = load_rows(u_ptrs, u_stride_l, steps, start, l, offs_d, d, STEPS[route], FULL, BLOCK_L)
+                for t in tl.static_range(BLOCK_L):
+                    s += dts[t]
+                v_start = v_ptr + b * v_stride_b + k * v_stride_k + origin * v_stride_l
+                for n in range(n_states):
+                    # before the state, which is stored: what is read after a store cannot be read early
+                    v_ptrs = v_start + widened(n, WIDE) * v_stride_n
+                    _, v_steps = chunk_tokens(order_ptr, start, 0, STEPS[route], WIDE, BLOCK_L)  # rather than held
+                    vs = load_scalars(v_ptrs, v_stride_l, v_steps, start, l, STEPS[route], BLOCK_L)
+                    a = tl.load(a_ptr + (k * d + offs_d) * n_states + n, mask=mask_d, other=0.0)
+                    if n_states > 1:
+                        state = tl.load(h_ptrs + n * d, mask=channels_if(time > first, offs_d, d, FULL), other=0.0)
+                    tl.store(chunk_h_ptr + (at_chunk * n_states + n) * d + offs_d, state, mask=mask_d)
+                    for t in tl.static_range(BLOCK_L):
+                        if ADJOINT:
+                            state = decay(dts[t], a) * (state + vs[t] * us[t].to(tl.float32))
+                        else:
+                            state = advance(state, dts[t], a, us[t], vs[t], ZOH, PRECISE)
+                    tl.store(h_ptrs + n * d, state, mask=mask_d)
+            tl.store(segment_s_ptr + (bk * segments + segment) * d + offs_d, s, mask=mask_d)
 
 
 @triton.jit(do_not_specialize=["segments"])

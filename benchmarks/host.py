@@ -1,0 +1,121 @@
+"""How long the host takes over one call of the Triton kernels, which is the least time of any call of few tokens.
+
+    python benchmarks/host.py
+
+No GPU is needed: the driver that stands in for CUDA's lets Triton compile and find its kernels as always, and then
+launches nothing. What is timed is Python's and PyTorch's part, all but CUDA's own of a launch, on one thread; PyTorch's
+few operators beside the kernels run on tensors of a CPU, so small that their work is not seen.
+"""
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import torch
+from triton.backends.compiler import GPUTarget
+from triton.runtime.driver import driver
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a file: the folder above, not this one
+
+from benchmarks.cpu_paths import draw
+from benchmarks.timing import median_ms
+from zeromamba.kernels import op, ss2d
+
+SM = 90
+SIDE, D, R = 4, 192, 6  # of the map in tokens, channels and dt's rank: VMamba-S's first stage, but for the map
+
+
+@dataclass(frozen=True)
+class HostRow:
+    """The host's part of one call."""
+
+    part: str
+    launches: int  # of Triton kernels
+    us: float  # median, in microseconds
+
+
+class _Driver:
+    """What Triton asks of a driver, as a card of `SM` would answer; launches are counted, and left at that."""
+
+    def __init__(self) -> None:
+        self.launches = 0
+        self.utils = self
+
+    def launcher_cls(self, source: Any, metadata: Any) -> Callable[..., None]:
+        def launch(*arguments: Any) -> None:
+            self.launches += 1
+
+        return launch
+
+    def load_binary(self, name: str, binary: bytes, shared: int, device: int) -> tuple[int, ...]:
+        return 1, 1, 32, 0, 1024  # module, function, registers, spilled, threads
+
+    def get_device_properties(self, device: int) -> dict[str, int]:
+        return {"max_shared_mem": 227 << 10, "max_num_regs": 1 << 16, "multiprocessor_count": 132, "warpSize": 32}
+
+    def get_current_target(self) -> GPUTarget:
+        return GPUTarget("cuda", SM, 32)
+
+    def get_current_device(self) -> int:
+        return -1  # of no card: Triton keeps loaded kernels by device
+
+    def get_current_stream(self, device: int) -> int:
+        return 0
+
+
+@contextmanager
+def no_card() -> Iterator[_Driver]:
+    """Within, the op takes tensors of the CPU for a card's, and nothing is launched on any."""
+    stand_in, before = _Driver(), driver._active
+    driver.set_active(stand_in)
+    try:
+        with mock.patch.object(op, "_triton_obstacle", return_value=None):
+            yield stand_in
+    finally:
+        driver._active = before
+
+
+def host_times(dtype: torch.dtype = torch.bfloat16, repeats: int = 500) -> list[HostRow]:
+    """A forward without gradients, one that keeps what the backward needs, and both, of maps of dtype."""
+    inputs = draw(1, SIDE, D, 1, R)
+    maps = {name: getattr(inputs, name).detach().to(dtype).requires_grad_() for name in ("x", "dt_low", "B", "C")}
+    inputs = inputs._replace(**maps)
+    dy = torch.zeros_like(inputs.x)
+
+    def forward() -> torch.Tensor:
+        return ss2d(*inputs, discretization="euler", impl="triton")
+
+    def both() -> None:
+        torch.autograd.grad(forward(), list(inputs), dy)  # type: ignore[arg-type]
+
+    parts: dict[str, Callable[[], Any]] = {
+        "forward, no gradients wanted": torch.no_grad()(forward),
+        "forward": forward,
+        "forward and backward": both,
+    }
+    rows = []
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with no_card() as card:
+        for part, run in parts.items():
+            run()
+            before = card.launches
+            run()
+            launches = card.launches - before
+            rows.append(HostRow(part, launches, 1e3 * median_ms(run, torch.device("cpu"), repeats)))
+    torch.set_num_threads(threads)
+    return rows
+
+
+def host_table(rows: list[HostRow]) -> str:
+    """The rows as a Markdown table."""
+    lines = ["| the host's part of a call | Triton launches | us |", "| --- | ---: | ---: |"]
+    return "\n".join(lines + [f"| {row.part} | {row.launches} | {row.us:.0f} |" for row in rows])
+
+
+if __name__ == "__main__":
+    print(host_table(host_times()))
