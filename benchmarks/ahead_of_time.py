@@ -34,7 +34,7 @@ from zeromamba.kernels import SS2D, Route, triton_ss2d
 from zeromamba.kernels.inputs import Inputs
 from zeromamba.kernels.triton_math import BLOCK_L
 
-KERNELS = ("fill_order", "fill_weight", "chunk_states", "carry_states", "chunk_outputs", "chunk_gradients")
+KERNELS = ("fill_order", "fill_weight", "segment_states", "carry_states", "segment_outputs", "segment_gradients")
 ALIKE = ("fill_order", "fill_weight", "carry_states")  # small, and alike wherever they run: compiled once
 TYPES = {torch.float32: "*fp32", torch.bfloat16: "*bf16", torch.float16: "*fp16", torch.int32: "*i32"}
 STAGES = {1: (56, 192, 6), 2: (28, 384, 12), 3: (14, 768, 24), 4: (7, 1536, 48)}  # map side, d, r: VMamba-S at 224

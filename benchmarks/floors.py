@@ -6,7 +6,10 @@ from dataclasses import dataclass
 import torch
 
 from benchmarks.ahead_of_time import ALIKE, Compiled
+from zeromamba.kernels.triton_math import BLOCK_L
+from zeromamba.kernels.tuning import SHIPPED
 
+Counts = Mapping[tuple[int, str, bool], Mapping[str, float]]
 WARP = 32
 SPECIAL_A_CLOCK = 16  # special functions of a multiprocessor a clock (sm_80, sm_90)
 ISSUED_A_CLOCK = 4 * WARP  # instructions of a multiprocessor a clock, counted by thread: four warps issue one each
@@ -59,22 +62,24 @@ class Floors:
         return max(self.memory, self.special)
 
 
-def floors(
-    size: Size, dtype: torch.dtype, card: Card, backward: bool, counted: Mapping[tuple[int, str, bool], float]
-) -> Floors:
+def floors(size: Size, dtype: torch.dtype, card: Card, backward: bool, counted: Counts) -> Floors:
     """Of the scan alone, forward, or forward and backward together; the counts are those of `LEGEND`.
 
     Args:
-        counted: `instructions_an_element` by stage, dtype and whether of the backward.
+        counted: of `instructions_an_element`.
     """
     low = size.k * (size.r + 2 * size.n) / size.d  # dt_low, B and C, numbers an element of x
     numbers = (2 + low) + (3 + 2 * low if backward else 0)
     specials = (1 + size.n) + (2 + size.n if backward else 0)
     directions = size.elements * size.k
     name = str(dtype).removeprefix("torch.")
-    parts = [counted.get((size.stage, name, part)) for part in ((False, True) if backward else (False,))]
-    known = [part for part in parts if part is not None]
-    instructions = directions * sum(known) / (ISSUED_A_CLOCK * card.clocks) if len(known) == len(parts) else None
+    parts = [(size.stage, name, part) for part in ((False, True) if backward else (False,))]
+    instructions = None
+    if all(part in counted for part in parts):
+        an_element = sum(
+            number * share(kernel, size, part[2]) for part in parts for kernel, number in counted[part].items()
+        )
+        instructions = directions * an_element / (ISSUED_A_CLOCK * card.clocks)
     return Floors(
         memory=1e3 * size.elements * numbers * dtype.itemsize / card.bandwidth,
         special=1e3 * directions * specials / (SPECIAL_A_CLOCK * card.clocks),
@@ -82,10 +87,18 @@ def floors(
     )
 
 
-def instructions_an_element(rows: list[Compiled]) -> dict[tuple[int, str, bool], float]:
-    """Instructions an element and direction by (stage, dtype, backward): those of all kernels of a pass together.
+def share(kernel: str, size: Size, backward: bool) -> float:
+    """The share of the routes that a kernel of a pass has to do with: routes of one segment need fewer states."""
+    chunks = -(-(size.side**2) // BLOCK_L)
+    if kernel != "segment_states" or SHIPPED.segment_chunks(size.b, size.k, size.d, chunks) < chunks:
+        return 1.0
+    return 0.0 if backward else 0.5
 
-    Each kernel's is the mean over its launches, one for each route or pair of routes, since each covers its own.
+
+def instructions_an_element(rows: list[Compiled]) -> Counts:
+    """Instructions an element and direction of each kernel of a pass, by stage, dtype, and whether of the backward.
+
+    It is the mean over the kernel's launches, one for each route or pair of routes, since each covers its own.
     """
     found: dict[tuple[int, str, bool], dict[str, list[float]]] = {}
     for row in rows:
@@ -93,7 +106,7 @@ def instructions_an_element(rows: list[Compiled]) -> dict[tuple[int, str, bool],
         if row.kernel not in ALIKE:  # of a 16th of a segment's work, and less
             key = (int(stage), dtype, row.backward)
             found.setdefault(key, {}).setdefault(row.kernel, []).append(row.per_element)
-    return {key: sum(sum(v) / len(v) for v in kernels.values()) for key, kernels in found.items()}
+    return {key: {kernel: sum(v) / len(v) for kernel, v in kernels.items()} for key, kernels in found.items()}
 
 
 LEGEND = """\
@@ -104,8 +117,8 @@ Floors, of the scan alone (dt_low, B, C given; no x_proj, no LayerNorm), for e =
   special       e k (1 + n) forward: one exp2 for softplus (its logarithm is a polynomial), one for Abar of each state;
                 backward e k (2 + n) more: the same recomputed, and one for the slope of softplus; over 16 a clock and
                 multiprocessor
-  instructions  e k times the instructions an element and direction counted in the compiled kernels, all kernels of a
-                pass, a thread's share of a chunk's loop body; over 128 a clock and multiprocessor
+  instructions  e k times the instructions an element and direction counted in the compiled kernels that the pass runs
+                at this size, a thread's share of a chunk's loop body; over 128 a clock and multiprocessor
 share of the floor: the larger of memory and special over the time measured; 100% is as fast as any kernel could be.
 Times: median of warm repeats by CUDA events, L2 cache overwritten before each, launches from Python included.
 difference: the largest of |result - torch path| / |torch path| over y and every gradient, float32 path, same inputs.

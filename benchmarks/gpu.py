@@ -1,7 +1,7 @@
 """Every contender at every size on a GPU: checked first, then timed."""
 
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import torch
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from benchmarks.ahead_of_time import STAGES
 from benchmarks.contenders import CONTENDERS, Contender, Prepared, draw
-from benchmarks.floors import Card, Floors, Size, floors
+from benchmarks.floors import Card, Counts, Floors, Size, floors
 from benchmarks.timing import copy_bandwidth, first_line, kept_bytes, median_ms, peak_bytes
 
 # Relative difference of norms to the torch path above which a result counts as wrong. Half precision rounds dt, B, C
@@ -58,7 +58,7 @@ def measure(
     device: torch.device,
     card: Card,
     dtypes: tuple[torch.dtype, ...],
-    counted: Mapping[tuple[int, str, bool], float],
+    counted: Counts,
     repeats: int,
 ) -> Iterator[Row]:
     """Rows in the order of sizes and `CONTENDERS`; a contender that cannot run is a row with a note."""
@@ -76,7 +76,7 @@ def _measure_cut(
     dtype: torch.dtype,
     device: torch.device,
     card: Card,
-    counted: Mapping[tuple[int, str, bool], float],
+    counted: Counts,
     repeats: int,
 ) -> Iterator[Row]:
     contenders = [contender for contender in CONTENDERS if contender.cut == cut]
@@ -110,7 +110,7 @@ def _measure_one(
     expected: list[Tensor],
     dtype: torch.dtype,
     card: Card,
-    counted: Mapping[tuple[int, str, bool], float],
+    counted: Counts,
     repeats: int,
 ) -> Row:
     found = _results(prepared, dy)

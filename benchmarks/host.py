@@ -26,7 +26,7 @@ from benchmarks.timing import median_ms
 from zeromamba.kernels import op, ss2d
 
 SM = 90
-SIDE, D, R = 4, 192, 6  # of the map in tokens, channels and dt's rank: VMamba-S's first stage, but for the map
+SIDE, D, R = 7, 192, 6  # of the map in tokens, channels and dt's rank: VMamba-S's first stage, but for the map
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from benchmarks.scan import Options, main
 from benchmarks.timing import kept_bytes
 
 STAGE_1 = Size(stage=1, image=448, b=16, side=112, d=192, r=6)
+COUNTED = {(1, "bfloat16", False): {"segment_states": 30.0, "segment_outputs": 40.0}}
 H200 = Card("H200", bandwidth=4.3e12, multiprocessors=132, clock=1.98e9)
 
 
@@ -89,7 +90,7 @@ def test_a_wrong_contender_on_the_way_to_a_gpu_is_refused(monkeypatch):
 
 def test_floors_by_hand():
     """38.5e6 elements; c = 4 (6 + 2) / 192 = 1/6; two special functions forward and three more backward, 4 routes."""
-    forward, both = (floors(STAGE_1, torch.bfloat16, H200, b, {(1, "bfloat16", False): 70.0}) for b in (False, True))
+    forward, both = (floors(STAGE_1, torch.bfloat16, H200, b, COUNTED) for b in (False, True))
     elements = 16 * 112 * 112 * 192
     assert forward.memory == pytest.approx(1e3 * elements * (2 + 1 / 6) * 2 / 4.3e12)
     assert both.memory == pytest.approx(1e3 * elements * (5 + 1 / 2) * 2 / 4.3e12)
@@ -97,6 +98,8 @@ def test_floors_by_hand():
     assert both.special == pytest.approx(1e3 * elements * 4 * 5 / (16 * 132 * 1.98e9))
     assert forward.instructions == pytest.approx(1e3 * elements * 4 * 70 / (128 * 132 * 1.98e9))
     assert both.instructions is None  # the backward was not counted
+    whole = floors(replace(STAGE_1, b=512), torch.bfloat16, H200, False, COUNTED)  # routes of one segment
+    assert whole.instructions == pytest.approx(32 * forward.instructions * (40 + 30 / 2) / 70)
 
 
 def test_goals_say_met_not_met_or_not_measured():

@@ -146,8 +146,9 @@ def test_extremes_vectorised(case):
 
 
 @extremes(12)
-@given(cases())
-def test_extremes_in_triton(case):
+@given(cases(), st.sampled_from([1, 8192]))
+def test_extremes_in_triton(monkeypatch, case, programs):
+    monkeypatch.setattr(triton_ss2d, "config_for", lambda device: Config(programs=programs))
     compare(*case, "triton")
 
 
@@ -217,6 +218,25 @@ def test_segments_of_several_chunks(config, n, discretization, monkeypatch):
     """What many images of many tokens are cut into, on one that is small; and blocks that tuning may choose."""
     monkeypatch.setattr(triton_ss2d, "config_for", lambda device: config)
     compare(make(b=1, h=7, w=8, d=36, n=n), SS2D, discretization, "triton")
+
+
+@pytest.mark.parametrize("routes", ROUTE_SETS)
+def test_routes_of_one_segment(routes, monkeypatch):
+    """What suffices where whole routes fill a card: walks that no pass over the tokens goes before."""
+    monkeypatch.setattr(triton_ss2d, "config_for", lambda device: Config(programs=1))
+    compare(make(b=2, h=5, w=7, k=len(ROUTE_SETS[routes])), ROUTE_SETS[routes], "euler", "triton")
+
+
+@pytest.mark.parametrize("programs", [1, 8192])
+@pytest.mark.parametrize("n", [1, 2])
+@pytest.mark.parametrize("routes", ROUTE_SETS)
+def test_last_states(routes, n, programs, monkeypatch):
+    monkeypatch.setattr(triton_ss2d, "config_for", lambda device: Config(programs=programs))
+    inputs = make(b=2, h=5, w=7, n=n, k=len(ROUTE_SETS[routes]))
+    _, exact = scan(inputs64(inputs), ROUTE_SETS[routes], "zoh", True, "reference")
+    _, single = scan(inputs, ROUTE_SETS[routes], "zoh", True, "reference")
+    _, got = scan(inputs, ROUTE_SETS[routes], "zoh", True, "triton")
+    assert rms(got - exact) <= 4 * rms(single - exact) + 8 * UNIT[torch.float32] * rms(exact)
 
 
 @pytest.mark.parametrize("softplus", [True, False])

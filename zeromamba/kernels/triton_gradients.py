@@ -1,4 +1,4 @@
-"""The backward: gradients of one chunk of tokens after another, from the checkpoints of the forward."""
+"""The backward: gradients of one chunk of tokens after another, against the route, from the forward's checkpoints."""
 
 import triton
 import triton.language as tl
@@ -17,7 +17,6 @@ from zeromamba.kernels.triton_math import (
     softplus_slope,
     widened,
 )
-from zeromamba.kernels.triton_states import entering_state
 
 # By ZOH: the tokens of a chunk whose gradients are worked on at once, what a thread has registers for.
 PART = {False: 4, True: 2}
@@ -38,9 +37,9 @@ PART = {False: 4, True: 2}
         "k",
     ]
 )
-def chunk_gradients(
+def segment_gradients(
     dy_ptr, x_ptr, order_ptr, z_ptr, w_ptr, bias_ptr, a_ptr, b_ptr, c_ptr, d_ptr, sum_ptr,
-    chunk_h_ptr, chunk_g_ptr, chunk_s_ptr, segment_g_ptr, part_h_ptr,
+    chunk_h_ptr, segment_g_ptr, part_h_ptr,
     dx_ptr, dz_ptr, dbias_ptr, da_ptr, dbc_ptr, dd_ptr,
     dy_stride_b, dy_stride_l: tl.constexpr, dy_stride_d, x_stride_b, x_stride_l: tl.constexpr, x_stride_d,
     z_stride_b, z_stride_l: tl.constexpr, z_stride_k, z_stride_c,
@@ -53,10 +52,10 @@ def chunk_gradients(
     WIDE: tl.constexpr, FULL: tl.constexpr, BLOCK_L: tl.constexpr, BLOCK_D: tl.constexpr,
     PART: tl.constexpr,
 ):  # fmt: skip
-    """Gradients over the chunks of a segment of route k; one program per (channels, segment, image).
+    """Gradients over one segment of route k, cut as the adjoint meets it; one program per (channels, segment, image).
 
     h_t = exp(dt_t A) h_{t-1} + w_t B_t x_t        w_t = Bbar_t / B_t        (recomputed)
-    g_t = C_t dy_t + exp(dt_{t+1} A) g_{t+1}       against the route, from the state that enters the chunk
+    g_t = C_t dy_t + exp(dt_{t+1} A) g_{t+1}       against the route
 
     dx_t = sum_n w_t B_t g_t + D dy_t              dB_t = sum_d g_t w_t x_t        dC_t = sum_d dy_t h_t
     ddt_t = sum_n g_t (A exp(dt_t A) h_{t-1} + B_t x_t dw_t/ddt)                  dz_t = ddt_t softplus'(z_t)
@@ -68,8 +67,9 @@ def chunk_gradients(
     the first. dx goes to sum (b, l, d) float32, to what earlier routes left there if ACCUMULATE, and from the LAST
     route to dx.
 
-    A chunk is done in parts of PART tokens, the latest first. A walk along the route leaves the state that enters each
-    in part_h (b, segments, parts, n, d); between parts g waits in chunk_g, where it stood for the chunk as a whole.
+    The segment is walked against the route, from segment_g (b, k, segment, n, d), or from zero where there is but one.
+    A chunk is done in parts of PART tokens, the latest first. Before, a walk along the route leaves the state that
+    enters each in part_h (b, segments, parts, n, d). With N > 1 the running g wait in segment_g.
     """
     PARTS: tl.constexpr = BLOCK_L // PART
     pid = tl.program_id(0)
@@ -92,15 +92,17 @@ def chunk_gradients(
     dx_ptr += b * l * d
     dz_ptr += (b * l * n_routes + k) * d
     da_ptr += at_segment * n_states * d
+    g_ptrs = segment_g_ptr + ((b * n_routes + k) * segments + segment) * n_states * d + offs_d
     part_h_ptr += (b * segments + segment) * PARTS * n_states * d
     dbc_ptr += ((block_d.to(tl.int64) * batch + b) * l * n_routes + k) * n_states
     size = (batch * blocks_d).to(tl.int64) * l * n_routes * n_states  # of db
     dbias = tl.zeros((BLOCK_D,), tl.float32)
     dskip = tl.zeros((BLOCK_D,), tl.float32)
+    g = tl.load(g_ptrs, mask=channels_if(segments > 1, offs_d, d, FULL), other=0.0)
 
     first = segment * segment_chunks
     for c in tl.range(tl.minimum(segment_chunks, chunks - first), num_stages=1, disable_licm=True):
-        chunk = first + c
+        chunk = chunks - 1 - (first + c) if STEP > 0 else first + c
         start = chunk * BLOCK_L if STEP > 0 else chunk * BLOCK_L + BLOCK_L - 1
         origin, steps = chunk_tokens(order_ptr, start, 0, STEP, WIDE, BLOCK_L)
         bias = tl.load(bias_ptr + k * d + offs_d, mask=mask_d, other=0.0)  # read again, as skip is, rather than held
@@ -149,23 +151,17 @@ def chunk_gradients(
                 cs = load_scalars(c_start + widened(n, WIDE) * c_stride_n, c_stride_l, steps, part_start, l, STEP, PART)
                 a = tl.load(a_ptr + offs_d * n_states + n, mask=mask_d, other=0.0)
                 state = tl.load(part_h_ptr + (part * n_states + n) * d + offs_d, mask=mask_d, other=0.0)
-                if part == PARTS - 1:
-                    time = chunks - 1 - chunk if STEP > 0 else chunk  # of the adjoint
-                    g = entering_state(
-                        chunk_g_ptr, chunk_s_ptr, segment_g_ptr, a, b * n_routes + k, chunk, time, n, d, n_states,
-                        chunks, segments, segment_chunks, offs_d, mask_d,
-                    )  # fmt: skip
-                else:
-                    g = tl.load(chunk_g_ptr + at_chunk + n * d + offs_d, mask=mask_d, other=0.0)
-                summed = (chunk > first) | (part < PARTS - 1)
-                da = tl.load(da_ptr + n * d + offs_d, mask=channels_if(summed, offs_d, d, FULL), other=0.0)
+                begun = (c > 0) | (part < PARTS - 1)
+                if n_states > 1:
+                    g = tl.load(g_ptrs + n * d, mask=channels_if(begun | (segments > 1), offs_d, d, FULL), other=0.0)
+                da = tl.load(da_ptr + n * d + offs_d, mask=channels_if(begun, offs_d, d, FULL), other=0.0)
                 dxs, ddts, da, g, sums = state_gradients(
                     dxs, ddts, da, g, state, a, part_dts, xs, dys, bs, cs, ZOH, PRECISE, PART, BLOCK_D
                 )
                 tl.store(sums_ptrs + n, sums, mask=positions < l)
                 tl.store(da_ptr + n * d + offs_d, da, mask=mask_d)
-                if part > 0:
-                    tl.store(chunk_g_ptr + at_chunk + n * d + offs_d, g, mask=mask_d)
+                if n_states > 1:
+                    tl.store(g_ptrs + n * d, g, mask=mask_d)
             for i in tl.static_range(PART):
                 mask = channels_if(start + (part * PART + i) * STEP < l, offs_d, d, FULL)
                 step = steps[i]

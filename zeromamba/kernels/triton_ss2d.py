@@ -2,12 +2,12 @@
 
 Plain functions on tensors, without autograd. How the work is cut:
 
-    fill_order       the tokens of each order but the rows', whose tokens are where they are
-    fill_weight      dt's weight in tiles
-    chunk_states     every segment of a route by itself, from a zero state: what enters each of its chunks
-    carry_states     a walk over the segments of each route: what enters each segment
-    chunk_outputs    every chunk of an order by itself, for a route and its reverse: y
-    chunk_gradients  the same of every segment for the backward, after `chunk_states` and `carry_states` of the adjoint
+    fill_order         the tokens of each order but the rows', whose tokens are where they are
+    fill_weight        dt's weight in tiles
+    segment_states     every segment of a route by itself, from a zero state: what leaves it
+    carry_states       a walk over the segments of each route: what enters each segment
+    segment_outputs    a walk over every segment of an order, for a route and its reverse: y
+    segment_gradients  a walk against every segment of a route, after the first two of the adjoint
 
 All cuts follow from shapes alone, and every sum that crosses programs is made of partial sums, added up in a fixed
 order: the same bits on every run.
@@ -27,11 +27,11 @@ from torch import Tensor
 
 from zeromamba.kernels.inputs import Inputs
 from zeromamba.kernels.routes import Route
-from zeromamba.kernels.triton_gradients import PART, chunk_gradients
+from zeromamba.kernels.triton_gradients import PART, segment_gradients
 from zeromamba.kernels.triton_math import BLOCK_L, DEEP_HALF, DEEP_PRECISE, WIDTH
 from zeromamba.kernels.triton_order import fill_order
-from zeromamba.kernels.triton_output import chunk_outputs
-from zeromamba.kernels.triton_states import carry_states, chunk_states
+from zeromamba.kernels.triton_output import segment_outputs
+from zeromamba.kernels.triton_states import carry_states, segment_states
 from zeromamba.kernels.triton_weight import fill_weight
 from zeromamba.kernels.tuning import Config, config_for
 
@@ -136,7 +136,7 @@ class _Scan:
 
     @cached_property
     def blocks_d(self) -> int:
-        return cdiv(self.x.shape[2], self.config.block_d)
+        return self.config.blocks_d(self.x.shape[2])
 
     @cached_property
     def chunks(self) -> int:
@@ -144,10 +144,8 @@ class _Scan:
 
     @cached_property
     def segment_chunks(self) -> int:
-        """Chunks of a segment. It follows from shapes alone, so that results do not depend on the device."""
-        b, _, _, k, _ = self.shape
-        segments = min(self.chunks, max(1, self.config.programs // (b * k * self.blocks_d)))
-        return cdiv(self.chunks, segments)
+        b, _, d, k, _ = self.shape
+        return self.config.segment_chunks(b, k, d, self.chunks)
 
     @cached_property
     def segments(self) -> int:
@@ -268,43 +266,53 @@ def weight_tiles(weight: Tensor, dtype: torch.dtype) -> Tensor:
 
 def scan(s: _Scan) -> tuple[Tensor, Tensor, Tensor]:
     """y (b, l, d) of x's dtype, the last state of each route (b, k, n, d), and those that enter the chunks."""
-    b, l, d, _, _ = s.shape
-    chunk_h, chunk_s, segment_h, last = enter_chunks(s, u=s.x, v=s.B, adjoint=False)
+    b, l, d, k, n = s.shape
+    chunk_h, chunk_s = (s.x.new_empty((b, k, s.chunks, m), dtype=torch.float32) for m in (n * d, d))
+    segment_h, last = enter_segments(s, s.x, s.B, chunk_h, chunk_s)
     y = s.x.new_empty(b, l, d)
     merged = y if len(s.orders) == 1 else s.x.new_empty((b, l, d), dtype=torch.float32)
     for i, (order, table) in enumerate(s.orders):
-        chunk_outputs[(s.blocks_d * s.chunks * b,)](
+        segment_outputs[(s.blocks_d * s.segments * b,)](
             s.x, table, s.z, s.weight, s.bias, s.A, s.B, s.C, s.D,
             merged, y if i == len(s.orders) - 1 else merged, chunk_h, chunk_s, segment_h,
             *s.x.stride(), *s.z.stride(), *s.B.stride(), *s.C.stride(), *s.sizes, *order.routes,
             ACCUMULATE=i > 0, **order.options, **s.options,
         )  # fmt: skip
-    return y, last, chunk_h
+    return y, last, chunk_h.unflatten(3, (n, d))
 
 
-def enter_chunks(s: _Scan, *, u: Tensor, v: Tensor, adjoint: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """chunk_h, chunk_s, segment_h of `chunk_states`, the segments' carried; and the last state of every route.
+def enter_segments(
+    s: _Scan, u: Tensor, v: Tensor, chunk_h: Tensor | None = None, chunk_s: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """The state that enters each segment (b, k, segments, n, d), and that after the last token of each route.
+
+    A route of one segment is entered by zero, which is not written; and its last state is there after the walk over it.
 
     Args:
-        u, v: x and B, or dy and C for the adjoint.
+        u, v: x and B; or dy and C, for the adjoint.
+        chunk_h, chunk_s: those of `segment_states`; None for the adjoint, which has no use of them.
     """
     b, _, d, k, n = s.shape
-    chunk_h, chunk_s, segment_h, segment_s, last = (
+    segment_h, segment_s, last = (
         s.x.new_empty(shape, dtype=torch.float32)
-        for shape in ((b, k, s.chunks, n, d), (b, k, s.chunks, d), (b, k, s.segments, n, d), (b, k, s.segments, d),
-                      (b, k, n, d))
-    )  # fmt: skip
+        for shape in ((b, k, s.segments, n, d), (b, k, s.segments, d), (b, k, n, d))
+    )
     for order, table in s.orders:
         options = order.options
-        chunk_states[(s.blocks_d * options["ROUTES"] * s.segments * b,)](
+        skipped = 0 if s.segments > 1 else options["ROUTES"] if chunk_h is None else 1
+        if (routes := options["ROUTES"] - skipped) == 0:
+            continue
+        segment_states[(s.blocks_d * routes * s.segments * b,)](
             u, table, s.z, s.weight, s.bias, s.A, v, chunk_h, chunk_s, segment_h, segment_s,
-            *u.stride(), *s.z.stride(), *v.stride(), *s.sizes, *order.routes,
-            ADJOINT=adjoint, **options, **s.options,
+            *u.stride(), *s.z.stride(), *v.stride(), *s.sizes, *order.routes, skipped,
+            ADJOINT=chunk_h is None, **options, **s.options,
         )  # fmt: skip
+    if s.segments == 1:
+        return segment_h, segment_h[:, :, 0]
     carry_states[(s.blocks_d * n * k * b,)](
         segment_h, segment_s, s.A, last, d, n, k, s.segments, BLOCK_D=s.config.block_d, **LAUNCH
     )
-    return chunk_h, chunk_s, segment_h, last
+    return segment_h, last
 
 
 def scan_gradients(s: _Scan, dy: Tensor, kept: Tensor) -> tuple[Tensor, ...]:
@@ -316,7 +324,7 @@ def scan_gradients(s: _Scan, dy: Tensor, kept: Tensor) -> tuple[Tensor, ...]:
     """
     b, l, d, k, n = s.shape
     part = PART[s.zoh]
-    chunk_g, chunk_s, segment_g, _ = enter_chunks(s, u=dy, v=s.C, adjoint=True)
+    segment_g, _ = enter_segments(s, dy, s.C)
 
     def empty(*shape: int) -> Tensor:
         return s.x.new_empty(shape, dtype=torch.float32)
@@ -329,9 +337,9 @@ def scan_gradients(s: _Scan, dy: Tensor, kept: Tensor) -> tuple[Tensor, ...]:
     # by themselves: a kernel of two routes would take four times as long to compile
     alone = [(route, step, table) for order, table in s.orders for route, step in order.steps.items()]
     for i, (route, step, table) in enumerate(alone):
-        chunk_gradients[(s.blocks_d * s.segments * b,)](
+        segment_gradients[(s.blocks_d * s.segments * b,)](
             dy, s.x, table, s.z, s.weight, s.bias, s.A, s.B, s.C, s.D, merged,
-            kept, chunk_g, chunk_s, segment_g, part_h, dx, dz, dbias, dA, dBC, dD,
+            kept, segment_g, part_h, dx, dz, dbias, dA, dBC, dD,
             *dy.stride(), *s.x.stride(), *s.z.stride(), *s.B.stride(), *s.C.stride(), b, *s.sizes, route,
             STEP=step, ACCUMULATE=i > 0, LAST=i == k - 1, PART=part, **s.options,
         )  # fmt: skip

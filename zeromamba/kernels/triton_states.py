@@ -1,12 +1,16 @@
-"""First half of the scan: the state with which each chunk of tokens is entered.
+"""What a walk over the tokens starts from: the states that enter the segments of a route.
 
-Tokens are cut into chunks of BLOCK_L, chunks into segments. `chunk_states` runs every segment by itself from a
-zero state; `carry_states` then walks over the segments. Nothing else is needed to know the state that enters a
-chunk, for any number of states n, because the decay over a stretch of tokens is exp(A sum dt):
+Tokens are cut into chunks of BLOCK_L, chunks into segments. `segment_states` runs every segment by itself from a zero
+state; `carry_states` then walks over the segments, which takes no more than a product for each, since the decay over a
+stretch of tokens is exp(A sum dt), for any number of states n.
+
+The kernels that follow walk over the chunks of a segment and carry the state of one route with them. The second route
+of an order runs against the walk: of that one, the state that enters each chunk is kept too,
 
     h_in(chunk) = h_local(chunk) + exp(A s(chunk)) carry(segment),   s = sum of dt from the segment's start.
 
-The adjoint recurrence has the same form with time reversed, so the same two kernels serve the backward.
+The adjoint recurrence has the same form with time reversed, so the same two kernels serve the backward. Where a card is
+filled by whole routes, each is one segment, entered by zero: nothing is to be known but the states of second routes.
 """
 
 import triton
@@ -35,29 +39,33 @@ from zeromamba.kernels.triton_math import (
         "segment_chunks",
         "k_first",
         "k_second",
+        "skipped",
     ]
 )
-def chunk_states(
+def segment_states(
     u_ptr, order_ptr, z_ptr, w_ptr, bias_ptr, a_ptr, v_ptr,
     chunk_h_ptr, chunk_s_ptr, segment_h_ptr, segment_s_ptr,
     u_stride_b, u_stride_l: tl.constexpr, u_stride_d,
     z_stride_b, z_stride_l: tl.constexpr, z_stride_k, z_stride_c,
     v_stride_b, v_stride_l: tl.constexpr, v_stride_k, v_stride_n,
     l, d: tl.constexpr, rank: tl.constexpr, w_stride_k: tl.constexpr,
-    n_states: tl.constexpr, n_routes: tl.constexpr, chunks, segments, segment_chunks, k_first, k_second,
+    n_states: tl.constexpr, n_routes: tl.constexpr, chunks, segments, segment_chunks, k_first, k_second, skipped,
     FIRST_REVERSED: tl.constexpr, ROUTES: tl.constexpr, ADJOINT: tl.constexpr, ZOH: tl.constexpr,
     RANK: tl.constexpr, SOFTPLUS: tl.constexpr, PRECISE: tl.constexpr, WIDE: tl.constexpr, FULL: tl.constexpr,
     BLOCK_L: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
-    """Local states of one segment of a route; one program per (channels, route of the order, segment, image).
+    """States of one segment of a route; one program per (channels, route of the order, segment, image).
 
     forward, u = x, v = B:    h_t = exp(dt_t A) h_{t-1} + Bbar_t x_t                in the order of the route
     ADJOINT, u = dy, v = C:   g_t = exp(dt_t A) (g_{t+1} + C_t dy_t)                against it
 
-    Written: chunk_h (b, k, chunk, n, d) and chunk_s (b, k, chunk, d), the state and the sum of dt with which a
-    chunk is entered; segment_h (b, k, segment, n, d) and segment_s, those with which the segment is left.
-    chunk counts along the order, segment along time. With N > 1 the running states wait in segment_h, where only
-    this program, and each channel's own thread, reads and writes; a single one stays in a register.
+    Written: segment_h (b, k, segment, n, d) and segment_s (b, k, segment, d), the state and the sum of dt with which
+    the segment is left; and forward, of the second route, chunk_h (b, k, chunk, n, d) and chunk_s (b, k, chunk, d),
+    those with which a chunk is entered. chunk counts along the order, segment along time. The first `skipped` routes
+    of the order have no program.
+
+    With N > 1 the running states wait in segment_h, where only this program, and each channel's own thread, reads and
+    writes; a single one stays in a register.
     """
     STEPS: tl.constexpr = (-1, 1) if FIRST_REVERSED != ADJOINT else (1, -1)  # of each route
     pid = tl.program_id(0)
@@ -65,9 +73,10 @@ def chunk_states(
     offs_d = widened(pid % blocks_d * BLOCK_D + tl.arange(0, BLOCK_D), WIDE)
     mask_d = offs_d < d
     pid = pid // blocks_d
-    own = pid % ROUTES
-    place = pid // ROUTES % segments
-    b = (pid // ROUTES // segments).to(tl.int64)
+    routes = ROUTES - skipped
+    own = skipped + pid % routes
+    place = pid // routes % segments
+    b = (pid // routes // segments).to(tl.int64)
 
     for route in tl.static_range(ROUTES):
         if own == route:
@@ -83,7 +92,8 @@ def chunk_states(
                 time = first + i
                 chunk = time if STEPS[route] > 0 else chunks - 1 - time
                 at_chunk = bk * chunks + chunk
-                tl.store(chunk_s_ptr + at_chunk * d + offs_d, s, mask=mask_d)
+                if route == 1 and not ADJOINT:
+                    tl.store(chunk_s_ptr + at_chunk * d + offs_d, s, mask=mask_d)
                 start = chunk * BLOCK_L if STEPS[route] > 0 else chunk * BLOCK_L + BLOCK_L - 1
                 origin, steps = chunk_tokens(order_ptr, start, 0, STEPS[route], WIDE, BLOCK_L)
                 bias = tl.load(bias_ptr + k * d + offs_d, mask=mask_d, other=0.0)  # read again, rather than held
@@ -105,7 +115,8 @@ def chunk_states(
                     a = tl.load(a_ptr + (k * d + offs_d) * n_states + n, mask=mask_d, other=0.0)
                     if n_states > 1:
                         state = tl.load(h_ptrs + n * d, mask=channels_if(time > first, offs_d, d, FULL), other=0.0)
-                    tl.store(chunk_h_ptr + (at_chunk * n_states + n) * d + offs_d, state, mask=mask_d)
+                    if route == 1 and not ADJOINT:
+                        tl.store(chunk_h_ptr + (at_chunk * n_states + n) * d + offs_d, state, mask=mask_d)
                     for t in tl.static_range(BLOCK_L):
                         if ADJOINT:
                             state = decay(dts[t], a) * (state + vs[t] * us[t].to(tl.float32))
@@ -144,17 +155,3 @@ def carry_states(
         segment_h_ptr += n_states * d
         segment_s_ptr += d
     tl.store(last_ptr + (bk * n_states + n) * d + offs_d, carry, mask=mask_d)
-
-
-@triton.jit
-def entering_state(
-    chunk_h_ptr, chunk_s_ptr, segment_h_ptr, a, bk, chunk, time, n, d, n_states, chunks, segments, segment_chunks,
-    offs_d, mask_d,
-):  # fmt: skip
-    """h_local + exp(A s) carry: the state that enters `chunk`, the `time`-th along its route, (BLOCK_D,)."""
-    at = bk * chunks + chunk
-    local = tl.load(chunk_h_ptr + (at * n_states + n) * d + offs_d, mask=mask_d, other=0.0)
-    s = tl.load(chunk_s_ptr + at * d + offs_d, mask=mask_d, other=0.0)
-    at = bk * segments + time // segment_chunks
-    carry = tl.load(segment_h_ptr + (at * n_states + n) * d + offs_d, mask=mask_d, other=0.0)
-    return decay(s, a) * carry + local

@@ -25,11 +25,20 @@ class Config:
     """How the work is cut: the same for every image size, so that no size compiles anew."""
 
     block_d: int = 64  # channels of a program, two to a thread
-    programs: int = 8192  # segments are made shorter, down to one chunk, until there are as many programs
+    programs: int = 8192  # segments of all routes, at most, or else one a route: see `segment_chunks`
 
     def __post_init__(self) -> None:
         if self.block_d not in (32, 64):
             raise ValueError(f"block_d: expected 32 or 64 channels, one or two to a thread, got {self.block_d}")
+
+    def blocks_d(self, d: int) -> int:
+        """Blocks of d channels."""
+        return -(-d // self.block_d)
+
+    def segment_chunks(self, b: int, k: int, d: int, chunks: int) -> int:
+        """Chunks of a segment. It follows from shapes alone, so that results do not depend on the device."""
+        segments = min(chunks, max(1, self.programs // (b * k * self.blocks_d(d))))
+        return -(-chunks // segments)
 
 
 #: From registers and instructions counted by benchmarks/ahead_of_time.py, for sm_80 and sm_90 alike.
