@@ -7,7 +7,7 @@
 The launches are recorded from the host code itself, run on tensors without data, so that what is counted is what
 ships. Instructions are those of the machine code, one for each time that it is written down; the loops over tokens
 are unrolled and those over chunks are not, so per element and direction means: of one chunk. Nor is that over
-states, nor in float32 always that over dt's rank, so that N = 16, and float32 at later stages, execute more.
+states, nor in float32 that over dt's rank, so that N = 16, and float32 at later stages, execute more.
 """
 
 import argparse
@@ -35,7 +35,7 @@ from zeromamba.kernels.inputs import Inputs
 from zeromamba.kernels.triton_math import BLOCK_L
 
 KERNELS = ("fill_order", "fill_weight", "segment_states", "carry_states", "segment_outputs", "segment_gradients")
-ALIKE = ("fill_order", "fill_weight", "carry_states")  # small, and alike wherever they run: compiled once
+ALIKE = ("fill_order", "fill_weight", "carry_states")  # small, and nearly alike wherever they run: compiled once
 TYPES = {torch.float32: "*fp32", torch.bfloat16: "*bf16", torch.float16: "*fp16", torch.int32: "*i32"}
 STAGES = {1: (56, 192, 6), 2: (28, 384, 12), 3: (14, 768, 24), 4: (7, 1536, 48)}  # map side, d, r: VMamba-S at 224
 

@@ -7,7 +7,7 @@ import torch
 
 from benchmarks.ahead_of_time import ALIKE, Compiled
 from zeromamba.kernels.triton_math import BLOCK_L
-from zeromamba.kernels.tuning import SHIPPED
+from zeromamba.kernels.tuning import SHIPPED, cdiv
 
 Counts = Mapping[tuple[int, str, bool], Mapping[str, float]]
 WARP = 32
@@ -89,7 +89,7 @@ def floors(size: Size, dtype: torch.dtype, card: Card, backward: bool, counted: 
 
 def share(kernel: str, size: Size, backward: bool) -> float:
     """The share of the routes that a kernel of a pass has to do with: routes of one segment need fewer states."""
-    chunks = -(-(size.side**2) // BLOCK_L)
+    chunks = cdiv(size.side**2, BLOCK_L)
     if kernel != "segment_states" or SHIPPED.segment_chunks(size.b, size.k, size.d, chunks) < chunks:
         return 1.0
     return 0.0 if backward else 0.5
@@ -118,7 +118,8 @@ Floors, of the scan alone (dt_low, B, C given; no x_proj, no LayerNorm), for e =
                 backward e k (2 + n) more: the same recomputed, and one for the slope of softplus; over 16 a clock and
                 multiprocessor
   instructions  e k times the instructions an element and direction counted in the compiled kernels that the pass runs
-                at this size, a thread's share of a chunk's loop body; over 128 a clock and multiprocessor
+                at this size, as the cut that ships has it, a thread's share of a chunk's loop body; over 128 a clock
+                and multiprocessor
 share of the floor: the larger of memory and special over the time measured; 100% is as fast as any kernel could be.
 Times: median of warm repeats by CUDA events, L2 cache overwritten before each, launches from Python included.
 difference: the largest of |result - torch path| / |torch path| over y and every gradient, float32 path, same inputs.

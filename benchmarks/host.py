@@ -7,6 +7,7 @@ launches nothing. What is timed is Python's and PyTorch's part, all but CUDA's o
 few operators beside the kernels run on tensors of a CPU, so small that their work is not seen.
 """
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -70,6 +71,8 @@ class _Driver:
 @contextmanager
 def no_card() -> Iterator[_Driver]:
     """Within, the op takes tensors of the CPU for a card's, and nothing is launched on any."""
+    if os.environ.get("TRITON_INTERPRET") == "1":
+        raise RuntimeError("TRITON_INTERPRET=1: kernels are interpreted, so nothing is launched; unset it")
     stand_in, before = _Driver(), driver._active
     driver.set_active(stand_in)
     try:
@@ -77,6 +80,17 @@ def no_card() -> Iterator[_Driver]:
             yield stand_in
     finally:
         driver._active = before
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Within, PyTorch computes on one thread."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def host_times(dtype: torch.dtype = torch.bfloat16, repeats: int = 500) -> list[HostRow]:
@@ -98,16 +112,13 @@ def host_times(dtype: torch.dtype = torch.bfloat16, repeats: int = 500) -> list[
         "forward and backward": both,
     }
     rows = []
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    with no_card() as card:
+    with one_thread(), no_card() as card:
         for part, run in parts.items():
             run()
             before = card.launches
             run()
             launches = card.launches - before
             rows.append(HostRow(part, launches, 1e3 * median_ms(run, torch.device("cpu"), repeats)))
-    torch.set_num_threads(threads)
     return rows
 
 

@@ -27,6 +27,7 @@ ROUTE_SETS = {
     "ss2d": SS2D,
     "rows": (Route(), Route(reverse=True)),
     "columns": (Route(column=True), Route(column=True, reverse=True)),
+    "reversed first": (Route(reverse=True), Route()),
     "one": (Route(),),
     "one reversed": (Route(column=True, reverse=True),),
     "windows": (Route(window=2), Route(window=2, reverse=True), Route(window=3, column=True), Route(reverse=True)),

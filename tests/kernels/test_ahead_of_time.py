@@ -24,7 +24,7 @@ INSTRUCTIONS = {
     "segment_gradients": (82, 107, 128),
     "carry_states": (140, 140, 140),
     "fill_order": (90, 90, 90),  # a token
-    "fill_weight": (90, 90, 90),  # a number of the tiles
+    "fill_weight": (50, 50, 50),  # a number of the tiles
 }
 PLAIN = re.compile(r"stage [12] bfloat16 row( reverse)?( adjoint)?")
 

@@ -33,9 +33,10 @@ def test_auto_is_torch_on_a_cpu_even_with_the_interpreter_and_triton_on_a_gpu():
     assert choose("auto", small(dtype=torch.float64)) == "torch"
 
 
+@pytest.mark.parametrize(("h", "n"), [(2, 2), (5, 1)])  # of one segment, and of several
 @pytest.mark.parametrize("impl", IMPLS)
-def test_opcheck(impl):
-    inputs = [v.requires_grad_() for v in small()]
+def test_opcheck(impl, h, n):
+    inputs = [v.requires_grad_() for v in make(b=1, h=h, w=6, d=3, n=n)]
     torch.library.opcheck(_forward, (*inputs, encode(SS2D), "zoh", True, impl))
     y, _, kept = _forward(*inputs, encode(SS2D), "zoh", True, impl)
     detached = [v.detach() for v in (torch.ones_like(y), kept, *inputs)]
@@ -53,6 +54,17 @@ def test_compile_without_a_graph_break_gives_the_same(impl):
     plain, traced = with_gradients(function, inputs, dy), with_gradients(compiled, inputs, dy)
     for name, value in plain.items():
         torch.testing.assert_close(traced[name], value)
+
+
+@pytest.mark.parametrize("impl", IMPLS)
+def test_a_compiled_function_may_be_called_with_other_windows(impl):
+    def function(i, window):
+        return ss2d(*i, routes=(Route(window=window), Route(window=window, reverse=True)), impl=impl)
+
+    inputs = make(b=1, h=3, w=4, k=2)
+    compiled = torch.compile(function, fullgraph=True, backend="aot_eager")
+    for window in (2, 3, 1):  # from the second on a number that the compiler does not know
+        torch.testing.assert_close(compiled(inputs, window), function(inputs, window))
 
 
 def test_gradient_checkpointing_gives_the_same_bits():

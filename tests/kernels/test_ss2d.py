@@ -217,7 +217,7 @@ def test_the_same_bits_on_every_run_at_a_real_size():
 def test_segments_of_several_chunks(config, n, discretization, monkeypatch):
     """What many images of many tokens are cut into, on one that is small; and blocks that tuning may choose."""
     monkeypatch.setattr(triton_ss2d, "config_for", lambda device: config)
-    compare(make(b=1, h=7, w=8, d=36, n=n), SS2D, discretization, "triton")
+    compare(make(b=1, h=5, w=15, d=36, n=n), SS2D, discretization, "triton")  # 5 chunks: one segment, or 3 and 2
 
 
 @pytest.mark.parametrize("routes", ROUTE_SETS)
@@ -275,6 +275,15 @@ def test_maps_that_reach_over_2_to_the_31_have_offsets_of_64_bits():
     with recorded_launches():
         assert prepared(strided).wide
         assert not prepared(inputs.x).wide
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("n", [1, 2])
+@pytest.mark.parametrize("programs", [1, 64, 8192])
+def test_every_cut_at_a_real_size(programs, n, monkeypatch):
+    """One segment, a few and many, compiled, where blocks of channels are full."""
+    monkeypatch.setattr(triton_ss2d, "config_for", lambda device: Config(programs=programs))
+    compare(make(b=2, h=28, w=28, d=192, n=n, r=6, dtype=torch.bfloat16), SS2D, "euler", "triton")
 
 
 @pytest.mark.gpu

@@ -4,7 +4,6 @@ The optimised implementations are two operators of `torch.library`, forward and 
 CUDA graphs, checkpointing and `opcheck` treat them like PyTorch's own. The reference is plain PyTorch and needs none.
 """
 
-import functools
 import importlib
 import importlib.util
 import os
@@ -137,8 +136,7 @@ def encode(routes: Sequence[Route]) -> list[int]:
     return [int(value) for route in routes for value in (route.column, route.reverse, route.window)]
 
 
-@functools.cache
-def decode(codes: tuple[int, ...]) -> tuple[Route, ...]:
+def decode(codes: Sequence[int]) -> tuple[Route, ...]:
     """The routes of `encode`."""
     return tuple(
         Route(bool(column), bool(reverse), window)
@@ -164,7 +162,7 @@ def _forward(
     """y, the last states, and what the implementation keeps for its backward."""
     inputs = Inputs(x, dt_low, dt_weight, dt_bias, A, B, C, D)
     with torch.autocast(x.device.type, enabled=False), torch.cuda.device_of(x):
-        return implementation(impl).forward(inputs, decode(tuple(routes)), discretization, softplus)
+        return implementation(impl).forward(inputs, decode(routes), discretization, softplus)
 
 
 @_forward.register_fake
@@ -173,7 +171,7 @@ def _(x: Tensor, *inputs: Any) -> tuple[Tensor, Tensor, Tensor]:
     b, h, w, d = x.shape
     k, _, n = A.shape
     dtype = torch.promote_types(x.dtype, torch.float32)
-    kept = implementation(impl).kept_shape(b, h, w, d, n, decode(tuple(routes)))
+    kept = implementation(impl).kept_shape(b, h, w, d, n, decode(routes))
     return x.new_empty(x.shape), x.new_empty((b, k, d, n), dtype=dtype), x.new_empty(kept, dtype=dtype)
 
 
@@ -197,7 +195,7 @@ def _backward(
     """The gradients of the tensors that there are, in their order."""
     inputs = Inputs(x, dt_low, dt_weight, dt_bias, A, B, C, D)
     with torch.autocast(x.device.type, enabled=False), torch.cuda.device_of(x):
-        gradients = implementation(impl).backward(dy, kept, inputs, decode(tuple(routes)), discretization, softplus)
+        gradients = implementation(impl).backward(dy, kept, inputs, decode(routes), discretization, softplus)
     return [gradient for gradient in gradients if gradient is not None]
 
 

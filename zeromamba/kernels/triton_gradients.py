@@ -69,7 +69,7 @@ def segment_gradients(
 
     The segment is walked against the route, from segment_g (b, k, segment, n, d), or from zero where there is but one.
     A chunk is done in parts of PART tokens, the latest first. Before, a walk along the route leaves the state that
-    enters each in part_h (b, segments, parts, n, d). With N > 1 the running g wait in segment_g.
+    enters each in part_h (b, segments, parts, n, d). Between parts g waits in segment_g.
     """
     PARTS: tl.constexpr = BLOCK_L // PART
     pid = tl.program_id(0)
@@ -98,16 +98,14 @@ def segment_gradients(
     size = (batch * blocks_d).to(tl.int64) * l * n_routes * n_states  # of db
     dbias = tl.zeros((BLOCK_D,), tl.float32)
     dskip = tl.zeros((BLOCK_D,), tl.float32)
-    g = tl.load(g_ptrs, mask=channels_if(segments > 1, offs_d, d, FULL), other=0.0)
 
     first = segment * segment_chunks
     for c in tl.range(tl.minimum(segment_chunks, chunks - first), num_stages=1, disable_licm=True):
         chunk = chunks - 1 - (first + c) if STEP > 0 else first + c
         start = chunk * BLOCK_L if STEP > 0 else chunk * BLOCK_L + BLOCK_L - 1
         origin, steps = chunk_tokens(order_ptr, start, 0, STEP, WIDE, BLOCK_L)
-        bias = tl.load(bias_ptr + k * d + offs_d, mask=mask_d, other=0.0)  # read again, as skip is, rather than held
         dts = load_dts(
-            z_ptr, w_ptr, k * w_stride_k, bias, order_ptr, start, origin, steps, l, d, rank, offs_d,
+            z_ptr, w_ptr, k * w_stride_k, bias_ptr + k * d, order_ptr, start, origin, steps, l, d, rank, offs_d,
             z_stride_l, z_stride_c, STEP, WIDE, RANK, SOFTPLUS, PRECISE, FULL, BLOCK_L, BLOCK_D,
         )  # fmt: skip
         x_ptrs = x_ptr + origin * x_stride_l + offs_d * x_stride_d
@@ -132,7 +130,7 @@ def segment_gradients(
             _, steps = chunk_tokens(order_ptr, start, part * PART, STEP, WIDE, PART)
             xs = load_rows(x_ptrs, x_stride_l, steps, part_start, l, offs_d, d, STEP, FULL, PART)
             dys = load_rows(dy_ptrs, dy_stride_l, steps, part_start, l, offs_d, d, STEP, FULL, PART)
-            skip = tl.load(d_ptr + k * d + offs_d, mask=mask_d, other=0.0)
+            skip = tl.load(d_ptr + k * d + offs_d, mask=mask_d, other=0.0)  # read again, rather than held
             part_dts = ()
             dxs = ()
             for i in tl.static_range(PART):
@@ -152,16 +150,14 @@ def segment_gradients(
                 a = tl.load(a_ptr + offs_d * n_states + n, mask=mask_d, other=0.0)
                 state = tl.load(part_h_ptr + (part * n_states + n) * d + offs_d, mask=mask_d, other=0.0)
                 begun = (c > 0) | (part < PARTS - 1)
-                if n_states > 1:
-                    g = tl.load(g_ptrs + n * d, mask=channels_if(begun | (segments > 1), offs_d, d, FULL), other=0.0)
+                g = tl.load(g_ptrs + n * d, mask=channels_if(begun | (segments > 1), offs_d, d, FULL), other=0.0)
                 da = tl.load(da_ptr + n * d + offs_d, mask=channels_if(begun, offs_d, d, FULL), other=0.0)
                 dxs, ddts, da, g, sums = state_gradients(
                     dxs, ddts, da, g, state, a, part_dts, xs, dys, bs, cs, ZOH, PRECISE, PART, BLOCK_D
                 )
                 tl.store(sums_ptrs + n, sums, mask=positions < l)
                 tl.store(da_ptr + n * d + offs_d, da, mask=mask_d)
-                if n_states > 1:
-                    tl.store(g_ptrs + n * d, g, mask=mask_d)
+                tl.store(g_ptrs + n * d, g, mask=mask_d)
             for i in tl.static_range(PART):
                 mask = channels_if(start + (part * PART + i) * STEP < l, offs_d, d, FULL)
                 step = steps[i]

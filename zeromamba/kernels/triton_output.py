@@ -48,10 +48,10 @@ def segment_outputs(
     h_t = exp(dt_t A) h_{t-1} + Bbar_t x_t        y_t = C_t h_t + D x_t
 
     A walk along the first route, from the state that enters the segment, segment_h (b, k, segment, n, d), or from zero
-    where there is but one; the state that leaves it is left there. The tokens of a chunk are read once, both
-    directions run over them in registers, and their sum is written once: to out, added to y (b, l, d), what earlier
-    orders gave in float32, if ACCUMULATE. The states that enter the chunk go to chunk_h, the checkpoints of the
-    backward, where the second route's were local ones.
+    where there is but one; between chunks its state waits there, and there it is left. The tokens of a chunk are read
+    once, both directions run over them in registers, and their sum is written once: to out, added to y (b, l, d), what
+    earlier orders gave in float32, if ACCUMULATE. The states that enter the chunk go to chunk_h (b, k, chunk, n, d),
+    the checkpoints of the backward; the second route's own were there before.
     """
     pid = tl.program_id(0)
     blocks_d = tl.cdiv(d, BLOCK_D)
@@ -60,18 +60,12 @@ def segment_outputs(
     pid = pid // blocks_d
     segment = pid % segments
     b = (pid // segments).to(tl.int64)
-    x_ptr += b * x_stride_b
-    y_ptr += b * l * d
-    out_ptr += b * l * d
-    walked_ptrs = segment_h_ptr + ((b * n_routes + k_first) * segments + segment) * n_states * d + offs_d
-    state = tl.load(walked_ptrs, mask=channels_if(segments > 1, offs_d, d, FULL), other=0.0)
-
     first = segment * segment_chunks
     for i in tl.range(tl.minimum(segment_chunks, chunks - first), num_stages=1, disable_licm=True):
         chunk = chunks - 1 - (first + i) if FIRST_REVERSED else first + i
         start = chunk * BLOCK_L
         origin, steps = chunk_tokens(order_ptr, start, 0, 1, WIDE, BLOCK_L)
-        x_ptrs = x_ptr + origin * x_stride_l + offs_d * x_stride_d
+        x_ptrs = x_ptr + b * x_stride_b + origin * x_stride_l + offs_d * x_stride_d
         xs = load_rows(x_ptrs, x_stride_l, steps, start, l, offs_d, d, 1, FULL, BLOCK_L)
         skip = tl.load(d_ptr + k_first * d + offs_d, mask=mask_d, other=0.0)
         if ROUTES == 2:
@@ -83,39 +77,38 @@ def segment_outputs(
         for route in tl.static_range(ROUTES):
             k = (k_second if route == 1 else k_first).to(tl.int64)
             at_chunk = (b * n_routes + k) * chunks + chunk
-            bias = tl.load(bias_ptr + k * d + offs_d, mask=mask_d, other=0.0)
             dts = load_dts(
-                z_ptr + b * z_stride_b + k * z_stride_k, w_ptr, k * w_stride_k, bias, order_ptr, start, origin, steps,
-                l, d, rank, offs_d, z_stride_l, z_stride_c, 1, WIDE, RANK, SOFTPLUS, PRECISE, FULL, BLOCK_L, BLOCK_D,
+                z_ptr + b * z_stride_b + k * z_stride_k, w_ptr, k * w_stride_k, bias_ptr + k * d, order_ptr, start,
+                origin, steps, l, d, rank, offs_d, z_stride_l, z_stride_c, 1, WIDE, RANK, SOFTPLUS, PRECISE, FULL,
+                BLOCK_L, BLOCK_D,
             )  # fmt: skip
             tl.debug_barrier()  # or what is read below would be read above, and take registers dt's projection needs
             b_start = b_ptr + b * b_stride_b + k * b_stride_k + origin * b_stride_l
             c_start = c_ptr + b * c_stride_b + k * c_stride_k + origin * c_stride_l
-            for n in range(n_states):
+            for n in tl.range(n_states, num_stages=1, disable_licm=True):
                 _, steps_n = chunk_tokens(order_ptr, start, 0, 1, WIDE, BLOCK_L)  # read again, rather than held
                 bs = load_scalars(b_start + widened(n, WIDE) * b_stride_n, b_stride_l, steps_n, start, l, 1, BLOCK_L)
                 cs = load_scalars(c_start + widened(n, WIDE) * c_stride_n, c_stride_l, steps_n, start, l, 1, BLOCK_L)
                 a = tl.load(a_ptr + (k * d + offs_d) * n_states + n, mask=mask_d, other=0.0)
                 h_ptrs = chunk_h_ptr + (at_chunk * n_states + n) * d + offs_d
+                at_segment = (chunks - 1 - (first + i)) // segment_chunks if route == 1 else segment
+                at_segment += (b * n_routes + k) * segments
+                segment_ptrs = segment_h_ptr + (at_segment * n_states + n) * d + offs_d
                 if route == 0:
-                    if n_states > 1:
-                        mask = channels_if((i > 0) | (segments > 1), offs_d, d, FULL)
-                        state = tl.load(walked_ptrs + n * d, mask=mask, other=0.0)
+                    mask = channels_if((i > 0) | (segments > 1), offs_d, d, FULL)
+                    state = tl.load(segment_ptrs, mask=mask, other=0.0)
                     tl.store(h_ptrs, state, mask=mask_d)
                     ys, state = state_outputs(xs, ys, dts, state, a, bs, cs, FIRST_REVERSED, ZOH, PRECISE, BLOCK_L)
-                    tl.store(walked_ptrs + n * d, state, mask=mask_d)
+                    tl.store(segment_ptrs, state, mask=mask_d)
                 else:
-                    time = chunks - 1 - (first + i)
-                    at_segment = (b * n_routes + k) * segments + time // segment_chunks
-                    carry_ptrs = segment_h_ptr + (at_segment * n_states + n) * d + offs_d
-                    carry = tl.load(carry_ptrs, mask=channels_if(segments > 1, offs_d, d, FULL), other=0.0)
+                    carry = tl.load(segment_ptrs, mask=channels_if(segments > 1, offs_d, d, FULL), other=0.0)
                     s = tl.load(chunk_s_ptr + at_chunk * d + offs_d, mask=mask_d, other=0.0)
                     entering = decay(s, a) * carry + tl.load(h_ptrs, mask=mask_d, other=0.0)
                     tl.store(h_ptrs, entering, mask=mask_d)
                     ys, _ = state_outputs(xs, ys, dts, entering, a, bs, cs, not FIRST_REVERSED, ZOH, PRECISE, BLOCK_L)
 
         origin, steps = chunk_tokens(order_ptr, start, 0, 1, WIDE, BLOCK_L)
-        at = origin * d + offs_d
+        at = b * l * d + origin * d + offs_d
         for t in tl.static_range(BLOCK_L):
             mask = channels_if(start + t < l, offs_d, d, FULL)
             y = ys[t]

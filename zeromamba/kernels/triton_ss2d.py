@@ -33,19 +33,12 @@ from zeromamba.kernels.triton_order import fill_order
 from zeromamba.kernels.triton_output import segment_outputs
 from zeromamba.kernels.triton_states import carry_states, segment_states
 from zeromamba.kernels.triton_weight import fill_weight
-from zeromamba.kernels.tuning import Config, config_for
+from zeromamba.kernels.tuning import Config, cdiv, config_for
 
 # A warp is a program: the tile of dt and the sums over channels move between its threads, no more. A product and a sum
 # become one instruction, which from Triton 3.10 on they do only if asked to.
 LAUNCH = {"num_warps": 1, "enable_fp_fusion": True}
-
-
 BLOCK = 256  # numbers of a program that fills
-
-
-def cdiv(a: int, b: int) -> int:
-    """a / b, rounded up. Triton's own takes microseconds."""
-    return -(-a // b)
 
 
 @dataclass(frozen=True)
@@ -130,7 +123,7 @@ class _Scan:
     config: Config
 
     @property
-    def shape(self) -> tuple[int, int, int, int, int]:
+    def axes(self) -> tuple[int, int, int, int, int]:
         """b, l, d, k, n."""
         return *self.x.shape, *self.B.shape[2:]
 
@@ -144,7 +137,7 @@ class _Scan:
 
     @cached_property
     def segment_chunks(self) -> int:
-        b, _, d, k, _ = self.shape
+        b, _, d, k, _ = self.axes
         return self.config.segment_chunks(b, k, d, self.chunks)
 
     @cached_property
@@ -154,14 +147,14 @@ class _Scan:
     @property
     def sizes(self) -> tuple[int, ...]:
         """l, d, rank, the weight's stride from one route to the next, n, k, chunks, segments, chunks of a segment."""
-        _, l, d, k, n = self.shape
+        _, l, d, k, n = self.axes
         rank, stride = (0, 0) if self.weight is None else (self.z.shape[-1], self.weight.stride(0))
         return l, d, rank, stride, n, k, self.chunks, self.segments, self.segment_chunks
 
     @property
     def wide(self) -> bool:
         """Whether an offset within one image may pass 2^31 elements."""
-        _, l, d, k, _ = self.shape
+        _, l, d, k, _ = self.axes
         return max(l * d * k, *map(extent, (self.x, self.z, self.B, self.C))) >= 2**31
 
     @cached_property
@@ -266,7 +259,7 @@ def weight_tiles(weight: Tensor, dtype: torch.dtype) -> Tensor:
 
 def scan(s: _Scan) -> tuple[Tensor, Tensor, Tensor]:
     """y (b, l, d) of x's dtype, the last state of each route (b, k, n, d), and those that enter the chunks."""
-    b, l, d, k, n = s.shape
+    b, l, d, k, n = s.axes
     chunk_h, chunk_s = (s.x.new_empty((b, k, s.chunks, m), dtype=torch.float32) for m in (n * d, d))
     segment_h, last = enter_segments(s, s.x, s.B, chunk_h, chunk_s)
     y = s.x.new_empty(b, l, d)
@@ -292,23 +285,24 @@ def enter_segments(
         u, v: x and B; or dy and C, for the adjoint.
         chunk_h, chunk_s: those of `segment_states`; None for the adjoint, which has no use of them.
     """
-    b, _, d, k, n = s.shape
-    segment_h, segment_s, last = (
-        s.x.new_empty(shape, dtype=torch.float32)
-        for shape in ((b, k, s.segments, n, d), (b, k, s.segments, d), (b, k, n, d))
+    b, _, d, k, n = s.axes
+    segment_h, segment_s = (
+        s.x.new_empty(shape, dtype=torch.float32) for shape in ((b, k, s.segments, n, d), (b, k, s.segments, d))
     )
     for order, table in s.orders:
         options = order.options
         skipped = 0 if s.segments > 1 else options["ROUTES"] if chunk_h is None else 1
-        if (routes := options["ROUTES"] - skipped) == 0:
+        if (launched := options["ROUTES"] - skipped) == 0:
             continue
-        segment_states[(s.blocks_d * routes * s.segments * b,)](
+        segment_states[(s.blocks_d * launched * s.segments * b,)](
             u, table, s.z, s.weight, s.bias, s.A, v, chunk_h, chunk_s, segment_h, segment_s,
             *u.stride(), *s.z.stride(), *v.stride(), *s.sizes, *order.routes, skipped,
             ADJOINT=chunk_h is None, **options, **s.options,
+            maxnreg=255 if s.precise else None,  # or ptxas takes 128 registers in float32, for occupancy, and spills
         )  # fmt: skip
     if s.segments == 1:
         return segment_h, segment_h[:, :, 0]
+    last = s.x.new_empty((b, k, n, d), dtype=torch.float32)
     carry_states[(s.blocks_d * n * k * b,)](
         segment_h, segment_s, s.A, last, d, n, k, s.segments, BLOCK_D=s.config.block_d, **LAUNCH
     )
@@ -322,7 +316,7 @@ def scan_gradients(s: _Scan, dy: Tensor, kept: Tensor) -> tuple[Tensor, ...]:
         dy: (b, l, d).
         kept: the state that enters each chunk, from `scan`.
     """
-    b, l, d, k, n = s.shape
+    b, l, d, k, n = s.axes
     part = PART[s.zoh]
     segment_g, _ = enter_segments(s, dy, s.C)
 

@@ -9,8 +9,8 @@ of an order runs against the walk: of that one, the state that enters each chunk
 
     h_in(chunk) = h_local(chunk) + exp(A s(chunk)) carry(segment),   s = sum of dt from the segment's start.
 
-The adjoint recurrence has the same form with time reversed, so the same two kernels serve the backward. Where a card is
-filled by whole routes, each is one segment, entered by zero: nothing is to be known but the states of second routes.
+The adjoint recurrence has the same form with time reversed, so the same two kernels serve the backward. Where there are
+routes enough, each is one segment, entered by zero: nothing is to be known but the states of second routes.
 """
 
 import triton
@@ -64,8 +64,8 @@ def segment_states(
     those with which a chunk is entered. chunk counts along the order, segment along time. The first `skipped` routes
     of the order have no program.
 
-    With N > 1 the running states wait in segment_h, where only this program, and each channel's own thread, reads and
-    writes; a single one stays in a register.
+    With N > 1 the states wait in segment_h between chunks, where only this program, and each channel's own thread,
+    reads and writes; a single one stays in a register.
     """
     STEPS: tl.constexpr = (-1, 1) if FIRST_REVERSED != ADJOINT else (1, -1)  # of each route
     pid = tl.program_id(0)
@@ -73,10 +73,10 @@ def segment_states(
     offs_d = widened(pid % blocks_d * BLOCK_D + tl.arange(0, BLOCK_D), WIDE)
     mask_d = offs_d < d
     pid = pid // blocks_d
-    routes = ROUTES - skipped
-    own = skipped + pid % routes
-    place = pid // routes % segments
-    b = (pid // routes // segments).to(tl.int64)
+    launched = ROUTES - skipped
+    own = skipped + pid % launched
+    place = pid // launched % segments
+    b = (pid // launched // segments).to(tl.int64)
 
     for route in tl.static_range(ROUTES):
         if own == route:
@@ -96,11 +96,10 @@ def segment_states(
                     tl.store(chunk_s_ptr + at_chunk * d + offs_d, s, mask=mask_d)
                 start = chunk * BLOCK_L if STEPS[route] > 0 else chunk * BLOCK_L + BLOCK_L - 1
                 origin, steps = chunk_tokens(order_ptr, start, 0, STEPS[route], WIDE, BLOCK_L)
-                bias = tl.load(bias_ptr + k * d + offs_d, mask=mask_d, other=0.0)  # read again, rather than held
                 dts = load_dts(
-                    z_ptr + b * z_stride_b + k * z_stride_k, w_ptr, k * w_stride_k, bias, order_ptr, start, origin,
-                    steps, l, d, rank, offs_d, z_stride_l, z_stride_c, STEPS[route], WIDE, RANK, SOFTPLUS, PRECISE,
-                    FULL, BLOCK_L, BLOCK_D,
+                    z_ptr + b * z_stride_b + k * z_stride_k, w_ptr, k * w_stride_k, bias_ptr + k * d, order_ptr, start,
+                    origin, steps, l, d, rank, offs_d, z_stride_l, z_stride_c, STEPS[route], WIDE, RANK, SOFTPLUS,
+                    PRECISE, FULL, BLOCK_L, BLOCK_D,
                 )  # fmt: skip
                 u_ptrs = u_ptr + b * u_stride_b + origin * u_stride_l + offs_d * u_stride_d
                 us = load_rows(u_ptrs, u_stride_l, steps, start, l, offs_d, d, STEPS[route], FULL, BLOCK_L)
@@ -114,7 +113,7 @@ def segment_states(
                     vs = load_scalars(v_ptrs, v_stride_l, v_steps, start, l, STEPS[route], BLOCK_L)
                     a = tl.load(a_ptr + (k * d + offs_d) * n_states + n, mask=mask_d, other=0.0)
                     if n_states > 1:
-                        state = tl.load(h_ptrs + n * d, mask=channels_if(time > first, offs_d, d, FULL), other=0.0)
+                        state = tl.load(h_ptrs + n * d, mask=channels_if(i > 0, offs_d, d, FULL), other=0.0)
                     if route == 1 and not ADJOINT:
                         tl.store(chunk_h_ptr + (at_chunk * n_states + n) * d + offs_d, state, mask=mask_d)
                     for t in tl.static_range(BLOCK_L):

@@ -20,12 +20,19 @@ import torch
 from zeromamba.files import write_json
 
 
+def cdiv(a: int, b: int) -> int:
+    """a / b, rounded up. Triton's own takes microseconds."""
+    return -(-a // b)
+
+
 @dataclass(frozen=True)
 class Config:
     """How the work is cut: the same for every image size, so that no size compiles anew."""
 
     block_d: int = 64  # channels of a program, two to a thread
-    programs: int = 8192  # segments of all routes, at most, or else one a route: see `segment_chunks`
+    # Segments of all routes and blocks of channels together, at most; where these alone are more, a route is one
+    # segment. A walk launches those of one order, or one route: a half or a quarter of them, for SS2D.
+    programs: int = 8192
 
     def __post_init__(self) -> None:
         if self.block_d not in (32, 64):
@@ -33,12 +40,12 @@ class Config:
 
     def blocks_d(self, d: int) -> int:
         """Blocks of d channels."""
-        return -(-d // self.block_d)
+        return cdiv(d, self.block_d)
 
     def segment_chunks(self, b: int, k: int, d: int, chunks: int) -> int:
         """Chunks of a segment. It follows from shapes alone, so that results do not depend on the device."""
         segments = min(chunks, max(1, self.programs // (b * k * self.blocks_d(d))))
-        return -(-chunks // segments)
+        return cdiv(chunks, segments)
 
 
 #: From registers and instructions counted by benchmarks/ahead_of_time.py, for sm_80 and sm_90 alike.
