@@ -291,7 +291,10 @@ def enter_segments(
     )
     for order, table in s.orders:
         options = order.options
-        skipped = 0 if s.segments > 1 else options["ROUTES"] if chunk_h is None else 1
+        if s.segments > 1:
+            skipped = 0
+        else:  # entered by zero, but the chunks of a second route
+            skipped = options["ROUTES"] if chunk_h is None else 1
         if (launched := options["ROUTES"] - skipped) == 0:
             continue
         segment_states[(s.blocks_d * launched * s.segments * b,)](
