@@ -111,7 +111,8 @@ def without_gpu(options: Options) -> dict[str, Any]:
     print("No CUDA device here: no GPU figure is measured. What a compiler and a CPU can show:\n")
     compiled = compile_time(options, stages=(1,), sms=(max(COUNTED_SM),))
     host = host_times() if options.compile else []
-    print("\n" + host_table(host))
+    if host:
+        print("\n" + host_table(host))
     print(f"\nCPU paths: float32, b = 2, d = {options.cpu_channels}, n = 1, four routes, Bbar = dt B:\n")
     rows: list[CpuRow] = time_paths(options.cpu_sides, d=options.cpu_channels, repeats=options.repeats)
     print(cpu_table(rows))

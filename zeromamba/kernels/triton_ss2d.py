@@ -16,11 +16,10 @@ A map of a few hundred tokens leaves a card little to do, and then a call takes 
 and its reverse share their launches, and what follows from the routes alone is kept (benchmarks/host.py times it).
 """
 
-import functools
 import operator
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 
 import torch
 from torch import Tensor
@@ -67,7 +66,7 @@ class Order:
         return {"FIRST_REVERSED": self.first_reversed, "ROUTES": len(self.steps)}
 
 
-@functools.cache
+@cache
 def pair_routes(routes: tuple[Route, ...]) -> tuple[Order, ...]:
     """Group routes that are each other's reverse; kernels take both at once."""
     orders: list[Order] = []
