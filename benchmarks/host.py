@@ -26,7 +26,6 @@ from benchmarks.cpu_paths import draw
 from benchmarks.timing import median_ms
 from zeromamba.kernels import op, ss2d
 
-SM = 90
 SIDE, D, R = 7, 192, 6  # of the map in tokens, channels and dt's rank: VMamba-S's first stage, but for the map
 
 
@@ -39,10 +38,11 @@ class HostRow:
     us: float  # median, in microseconds
 
 
-class _Driver:
-    """What Triton asks of a driver, as a card of `SM` would answer; launches are counted, and left at that."""
+class StandIn:
+    """What Triton asks of a driver, as a card of sm_`sm` would answer; launches are counted, and left at that."""
 
-    def __init__(self) -> None:
+    def __init__(self, sm: int = 90) -> None:
+        self.sm = sm
         self.launches = 0
         self.utils = self
 
@@ -59,21 +59,21 @@ class _Driver:
         return {"max_shared_mem": 227 << 10, "max_num_regs": 1 << 16, "multiprocessor_count": 132, "warpSize": 32}
 
     def get_current_target(self) -> GPUTarget:
-        return GPUTarget("cuda", SM, 32)
+        return GPUTarget("cuda", self.sm, 32)
 
     def get_current_device(self) -> int:
-        return -1  # of no card: Triton keeps loaded kernels by device
+        return -self.sm  # of no card: Triton keeps loaded kernels by device
 
     def get_current_stream(self, device: int) -> int:
         return 0
 
 
 @contextmanager
-def no_card() -> Iterator[_Driver]:
+def no_card(stand_in: StandIn | None = None) -> Iterator[StandIn]:
     """Within, the op takes tensors of the CPU for a card's, and nothing is launched on any."""
     if os.environ.get("TRITON_INTERPRET") == "1":
         raise RuntimeError("TRITON_INTERPRET=1: kernels are interpreted, so nothing is launched; unset it")
-    stand_in, before = _Driver(), driver._active
+    stand_in, before = stand_in or StandIn(), driver._active
     driver.set_active(stand_in)
     try:
         with mock.patch.object(op, "_triton_obstacle", return_value=None):

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 import torch
 
-from zeromamba.kernels import SS2D, Route, reference
+from zeromamba.kernels import SS2D, Route, reference, vectorised
 from zeromamba.kernels.inputs import Inputs
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -55,6 +55,22 @@ def make(b=2, h=3, w=5, d=4, n=1, r=2, k=4, dtype=torch.float32, seed=0):
     )
 
 
+def poison(monkeypatch):
+    """What is allocated without being initialised holds NaN, so that nothing unwritten is ever read unnoticed."""
+
+    def poisoned(allocate):
+        def function(*args, **kwargs):
+            tensor = allocate(*args, **kwargs)
+            return tensor.fill_(torch.nan) if tensor.is_floating_point() else tensor
+
+        return function
+
+    monkeypatch.setattr(torch, "empty", poisoned(torch.empty))
+    monkeypatch.setattr(torch, "empty_like", poisoned(torch.empty_like))
+    monkeypatch.setattr(torch.Tensor, "new_empty", poisoned(torch.Tensor.new_empty))
+    monkeypatch.setattr(vectorised.Scratch, "__call__", poisoned(vectorised.Scratch.__call__))
+
+
 def with_gradients(function, inputs, dy):
     """{"y": ..., and the gradient of every input under its name} of function(inputs)."""
     leaves = Inputs(*(None if v is None else v.detach().clone().requires_grad_() for v in inputs))
@@ -64,14 +80,15 @@ def with_gradients(function, inputs, dy):
     return {"y": y.detach()} | dict(zip(named, gradients, strict=True))
 
 
-def reference_scan(routes, discretization, dtype, change=0.0):
+def reference_scan(routes, discretization, dtype, change=0.0, softplus=True):
     """The reference in `dtype`, every dt changed by that relative amount times 1 + |z|."""
 
     def function(inputs):
         i = Inputs(*(None if v is None else v.to(dtype) for v in inputs))
         z = i.dt_low if i.dt_weight is None else torch.einsum("bhwkr,kdr->bhwkd", i.dt_low, i.dt_weight)
         z = z + i.dt_bias
-        dt = torch.nn.functional.softplus(z, threshold=40.0) * (1 + change * (1 + z.detach().abs()))
+        dt = torch.nn.functional.softplus(z, threshold=40.0) if softplus else z
+        dt = dt * (1 + change * (1 + z.detach().abs()))
         given = i._replace(dt_low=dt, dt_weight=None, dt_bias=torch.zeros_like(i.dt_bias))
         return reference.ss2d(given, routes, discretization, softplus=False)[0]
 
@@ -96,18 +113,24 @@ class Expected:
             assert error <= self.budgets[name], f"{name}: error {error:.2e}, budget {self.budgets[name]:.2e}"
 
 
-def expect(inputs, routes, discretization, dy):
-    """Float64 results on these inputs, and budgets for an implementation that computes in float32 (see above)."""
+def expect(inputs, routes, discretization, dy, softplus=True, rounded=DEVICE != "cpu"):
+    """Float64 results on these inputs, and budgets for an implementation that computes in float32 (see above).
+
+    rounded: whether bfloat16 is; Triton's interpreter cuts it off instead.
+    """
+
+    def results(inputs, dtype, change=0.0):
+        return with_gradients(reference_scan(routes, discretization, dtype, change, softplus), inputs, dy)
+
     half = inputs.x.dtype in (torch.bfloat16, torch.float16)
-    exact = with_gradients(reference_scan(routes, discretization, torch.float64), inputs64(inputs), dy)
-    single = with_gradients(reference_scan(routes, discretization, torch.float32), inputs32(inputs), dy)
-    change = 2.0**-16 if half else 2.0**-23
-    changed = with_gradients(reference_scan(routes, discretization, torch.float64, change), inputs64(inputs), dy)
+    exact = results(inputs64(inputs), torch.float64)
+    single = results(inputs32(inputs), torch.float32)
+    changed = results(inputs64(inputs), torch.float64, 2.0**-16 if half else 2.0**-23)
     budgets = {}
     for name, value in exact.items():
         unit = UNIT[getattr(inputs, "x" if name == "y" else name).dtype]
-        if DEVICE == "cpu" and unit == UNIT[torch.bfloat16]:
-            unit *= 2  # Triton's interpreter cuts bfloat16 off instead of rounding it
+        if not rounded and unit == UNIT[torch.bfloat16]:
+            unit *= 2
         budgets[name] = (
             2 * rms(single[name] - value)
             + 4 * UNIT[torch.float32] * rms(value)
@@ -118,7 +141,7 @@ def expect(inputs, routes, discretization, dy):
     i = inputs64(inputs)
     z = i.dt_low if i.dt_weight is None else torch.einsum("bhwkr,kdr->bhwkd", i.dt_low, i.dt_weight)
     given = i._replace(dt_low=z, dt_weight=None)
-    dz = with_gradients(reference_scan(routes, discretization, torch.float64), given, dy)["dt_low"].abs()
+    dz = results(given, torch.float64)["dt_low"].abs()
     absolute = {"D": torch.einsum("bhwd,bhwd->d", dy.abs(), i.x.abs()), "dt_bias": dz.sum((0, 1, 2))}
     if i.dt_weight is not None:
         absolute["dt_low"] = torch.einsum("bhwkd,kdr->bhwkr", dz, i.dt_weight.abs())

@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from scans import DEVICE, ROUTE_SETS, UNIT, expect, inputs64, make, reference_scan, rms, with_gradients
+from scans import DEVICE, ROUTE_SETS, UNIT, expect, inputs64, make, poison, reference_scan, rms, with_gradients
 
 from benchmarks.ahead_of_time import recorded_launches
 from zeromamba.kernels import SS2D, Route, ss2d, triton_ss2d, vectorised
@@ -21,19 +21,7 @@ DISCRETIZATIONS = ("zoh", "euler")
 
 @pytest.fixture(autouse=True)
 def _poisoned(monkeypatch):
-    """What is allocated without being initialised holds NaN, so that nothing unwritten is ever read unnoticed."""
-
-    def poisoned(allocate):
-        def function(*args, **kwargs):
-            tensor = allocate(*args, **kwargs)
-            return tensor.fill_(torch.nan) if tensor.is_floating_point() else tensor
-
-        return function
-
-    monkeypatch.setattr(torch, "empty", poisoned(torch.empty))
-    monkeypatch.setattr(torch, "empty_like", poisoned(torch.empty_like))
-    monkeypatch.setattr(torch.Tensor, "new_empty", poisoned(torch.Tensor.new_empty))
-    monkeypatch.setattr(vectorised.Scratch, "__call__", poisoned(vectorised.Scratch.__call__))
+    poison(monkeypatch)
 
 
 def compare(inputs, routes, discretization, impl, seed=1):

@@ -1,0 +1,101 @@
+"""The kernels as a card would run them, as far as that can be told without one: their PTX, run on NumPy by ptx.py.
+
+What the interpreter cannot show: the products of tensor cores, what moves through shared memory and between threads,
+blocks of channels that are full, and that no thread reads what another one may not have written yet.
+"""
+
+import subprocess
+
+import pytest
+import torch
+import triton
+import triton.language as tl
+from compiling import program
+from ptx import Card, Race
+from scans import expect, make, poison, with_gradients
+
+from benchmarks.ahead_of_time import STAGES
+from benchmarks.host import no_card
+from zeromamba.kernels import SS2D, Route, triton_ss2d
+from zeromamba.kernels.op import scan
+from zeromamba.kernels.tuning import Config
+
+ROWS, WINDOWS = (Route(), Route(reverse=True)), (Route(window=7), Route(window=7, reverse=True))
+#: All that benchmarks/ahead_of_time.py compiles: stage, dtype, routes, discretisation, N, whether dt is given.
+CASES = {
+    f"stage {stage} {str(dtype).removeprefix('torch.')}": (stage, dtype, SS2D, "euler", 1, False)
+    for stage in STAGES
+    for dtype in (torch.bfloat16, torch.float32)
+} | {
+    "zoh": (1, torch.bfloat16, SS2D, "zoh", 1, False),
+    "N=16": (1, torch.bfloat16, SS2D, "euler", 16, False),
+    "windowed": (1, torch.bfloat16, WINDOWS, "euler", 1, False),
+    "dt-given": (1, torch.bfloat16, ROWS, "euler", 1, True),
+}
+
+
+def process(call):
+    """Run a call of this module where kernels are compiled; what failed is in its stderr."""
+    return subprocess.run(
+        **program("-c", f"import test_ptx; test_ptx.{call}"), stderr=subprocess.PIPE, check=False, timeout=600
+    )
+
+
+def agrees(case):
+    """One image of 3 chunks: each its own segment, 2 and 1, and all in one; sm_80's ways are in stage 1."""
+    stage, dtype, routes, discretization, n, dt_given = CASES[case]
+    _, d, r = STAGES[stage]
+    k = len(routes)
+    inputs = make(b=1, h=7, w=6, d=d, n=n, r=r, k=k, dtype=dtype)
+    if dt_given:
+        dt = make(b=1, h=7, w=6, r=d, k=k, dtype=dtype).dt_low.abs() / 10
+        inputs = inputs._replace(dt_low=dt, dt_weight=None, dt_bias=inputs.dt_bias.abs() / 10)
+    dy = torch.randn(inputs.x.shape, generator=torch.Generator().manual_seed(1)).to(dtype)
+    expected = expect(inputs, routes, discretization, dy.double(), softplus=not dt_given, rounded=True)
+    blocks = Config().blocks_d(d)
+    with pytest.MonkeyPatch.context() as patch:
+        poison(patch)
+        for sm in (80, 90) if case.startswith("stage 1 ") else (90,):
+            for segments in (3, 2, 1):
+                config = Config(programs=segments * k * blocks)
+                patch.setattr(triton_ss2d, "config_for", lambda device, config=config: config)
+                with no_card(Card(sm)):
+                    got = with_gradients(
+                        lambda i: scan(i, routes, discretization, not dt_given, "triton")[0], inputs, dy
+                    )
+                expected.check(got)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_what_is_compiled_computes_the_scan(case, compiled):
+    done = process(f"agrees({case!r})")
+    assert done.returncode == 0, done.stderr
+
+
+@triton.jit
+def exchange(p_ptr, q_ptr, BARRIER: tl.constexpr, BEYOND: tl.constexpr):
+    """Threads store numbers, and each loads another's."""
+    i = tl.arange(0, 32)
+    tl.store(p_ptr + i, i)
+    if BARRIER:
+        tl.debug_barrier()
+    tl.store(q_ptr + i + BEYOND, tl.load(p_ptr + 31 - i))
+
+
+def finds_races():
+    p, q = (torch.zeros(32, dtype=torch.int32) for _ in range(2))
+    options = {"num_warps": 1}
+    with no_card(Card()):
+        exchange[(1,)](p, q, True, 0, **options)
+        assert torch.equal(q, torch.arange(31, -1, -1, dtype=torch.int32))
+        with pytest.raises(Race, match="read after a write"):
+            exchange[(1,)](p, q, False, 0, **options)
+        with pytest.raises(Race, match="several threads write at once"):
+            exchange[(2,)](p, q, True, 0, **options)
+        with pytest.raises(AssertionError, match="beyond all tensors, of 3 threads"):
+            exchange[(1,)](p, q, True, 3, **options)
+
+
+def test_races_are_found():
+    done = process("finds_races()")
+    assert done.returncode == 0, done.stderr
