@@ -16,7 +16,7 @@ import tyro
 
 from zeromamba import report
 from zeromamba.build import build_model, load_data, restore_model
-from zeromamba.checkpoint import Checkpoint, adopt_released, load_checkpoint
+from zeromamba.checkpoint import RELEASED_SUFFIX, Checkpoint, adopt_released, check_adoptable, load_checkpoint
 from zeromamba.data import ZSLData
 from zeromamba.files import write_json
 from zeromamba.model import ZeroShotModel
@@ -31,7 +31,7 @@ class CommandLine(Settings):
     """ZeroMamba: zero-shot learning on a Vision-Mamba backbone."""
 
     out: Path | None = None
-    """run folder; by default runs/DATASET/DATE_TIME"""
+    """run folder, by default runs/DATASET/DATE_TIME; with --eval, where result and table go, by default nowhere"""
     resume: Path | None = None
     """run folder of an interrupted run, which goes on with its own settings"""
     eval: Path | None = None
@@ -51,34 +51,48 @@ def parse(argv: list[str] | None) -> CommandLine:
     known, _ = first.parse_known_args(argv)
     if known.resume:
         base = load_settings(known.resume)
-    elif known.eval and known.eval.suffix == ".safetensors":
+    elif known.eval and known.eval.suffix != RELEASED_SUFFIX:
         base = load_checkpoint(known.eval).settings
     else:
         base = preset(known.dataset, known.preset)
-    return tyro.cli(CommandLine, args=argv, default=CommandLine(**vars(base)))
+    command = tyro.cli(CommandLine, args=argv, default=CommandLine(**vars(base)))
+    if command.resume and (command.eval or command.out):
+        raise ValueError(
+            f"--resume {command.resume} goes on in that folder: give no --{'eval' if command.eval else 'out'}"
+        )
+    return command
 
 
 def train(settings: Settings, data: ZSLData, folder: Path, device: torch.device) -> None:
     """One run over all seeds, ending with the table."""
+    print(f"run folder: {folder}")
     results = [SeedRun(settings, data, seed, folder / f"seed-{seed}", device).result() for seed in settings.seeds]
     write_json(folder / "results.json", {"mean over seeds": report.aggregate(results), "seeds": results})
     (folder / "table.txt").write_text(report.show(report.result_table(settings, data, results)))
-    print(f"run folder: {folder}")
 
 
 def evaluate(
-    checkpoint: Checkpoint, model: ZeroShotModel, settings: Settings, data: ZSLData, device: torch.device
+    checkpoint: Checkpoint,
+    model: ZeroShotModel,
+    settings: Settings,
+    data: ZSLData,
+    device: torch.device,
+    folder: Path | None,
 ) -> None:
-    """Measure a checkpoint and its model on the test images."""
+    """Measure a checkpoint and its model on the test images; the result is kept in the folder, if there is one."""
     record = checkpoint.record
     gamma, chosen_by = record.gamma, record.chosen_by
     if settings.gamma is not None and settings.gamma != gamma:
         gamma, chosen_by = settings.gamma, replace(checkpoint.settings, gamma=settings.gamma).chosen_by
     evaluation = evaluate_split(model.to(device), data, final_split(data), settings, gamma, device)
-    result = {**summary(evaluation), "chosen_by": chosen_by}
-    for name, accuracy in per_class_by_name(evaluation, data)["gzsl"].items():
-        print(f"{100 * accuracy:6.1f}  {name}")
-    report.show(report.result_table(settings, data, [result]))
+    per_class = per_class_by_name(evaluation, data)
+    result = {**summary(evaluation), "chosen_by": chosen_by, "per_class": per_class}
+    for name, accuracy in per_class["gzsl"].items():
+        print(f"{100 * accuracy:6.1f}  {name}" + ("" if name in record.seen_names else "  (unseen)"))
+    table = report.show(report.result_table(settings, data, [result]))
+    if folder:
+        write_json(folder / "result.json", {"checkpoint": str(checkpoint.source), **result})
+        (folder / "table.txt").write_text(table)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -87,24 +101,36 @@ def main(argv: list[str] | None = None) -> None:
         settings = command.settings()
         device = pick_device(settings.device)
         gamma = settings.fixed_gamma()
-        folder = (
-            command.resume or command.out or Path("runs", Path(settings.dataset).name, time.strftime("%F_%H-%M-%S"))
-        )
+        released = command.eval is not None and command.eval.suffix == RELEASED_SUFFIX
+        if command.eval and released:
+            check_adoptable(command.eval, settings, gamma)
         data = load_data(settings)
         if command.eval:
-            ours = command.eval.suffix == ".safetensors"
-            checkpoint = load_checkpoint(command.eval) if ours else adopt_released(command.eval, settings, data, gamma)
+            checkpoint = (
+                adopt_released(command.eval, settings, data, gamma) if released else load_checkpoint(command.eval)
+            )
             checkpoint.check_fits(data)
             model = restore_model(checkpoint, settings)
+            if command.out:
+                command.out.mkdir(parents=True, exist_ok=True)
         else:
+            folder = command.out or Path("runs", Path(settings.dataset).name, time.strftime("%F_%H-%M-%S"))
+            folder = command.resume or folder
             build_model(settings, data.V)  # a wrong weights file is found now, not after the first seed
-            open_run(folder, settings)
+            open_run(folder, settings, data)
     except (ValueError, OSError, ImportError) as error:
         sys.exit(f"error: {error}")
-    if command.eval:
-        evaluate(checkpoint, model, settings, data, device)
-    else:
-        train(settings, data, folder, device)
+    try:
+        if command.eval:
+            evaluate(checkpoint, model, settings, data, device, command.out)
+        else:
+            train(settings, data, folder, device)
+    except KeyboardInterrupt:
+        sys.exit("interrupted" if command.eval else f"interrupted: python train.py --resume {folder} goes on")
+    except FloatingPointError as error:
+        sys.exit(f"error: {error}")
+    except torch.OutOfMemoryError as error:
+        sys.exit(f"error: {error}\nA smaller --batch-size needs less memory, and so does --grad-checkpoint")
 
 
 if __name__ == "__main__":

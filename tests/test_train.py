@@ -2,8 +2,10 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -183,6 +185,61 @@ def test_a_checkpoint_of_another_data_set_is_refused(finished):
     message = error_of("--eval", finished[0] / "seed-0" / "model.safetensors", "--dataset", "demo")
     assert "model.safetensors" in message
     assert "red" in message
+
+
+@pytest.fixture
+def moved(tiny, tmp_path):
+    """The same data set in another place."""
+    return shutil.copytree(tiny, tmp_path / "moved")
+
+
+def test_a_run_goes_on_and_is_evaluated_where_its_data_were_moved(finished, moved, tmp_path):
+    out = shutil.copytree(finished[0], tmp_path / "run")
+    (out / "seed-0" / "result.json").unlink()
+    assert run("--resume", out, "--dataset", moved).returncode == 0
+    kept = tmp_path / "evaluated"
+    process = run("--eval", out / "seed-0" / "model.safetensors", "--dataset", moved, "--out", kept)
+    assert process.returncode == 0, process.stderr
+    result = json.loads((kept / "result.json").read_text())
+    (seed,) = json.loads((out / "results.json").read_text())["seeds"]
+    assert {k: result[k] for k in ("czsl", "H", "per_class")} == {k: seed[k] for k in ("czsl", "H", "per_class")}
+    assert (kept / "table.txt").read_text() in process.stdout
+
+
+def test_data_that_changed_since_the_training_are_refused(finished, moved):
+    """Else images that were trained on would count as test images, or an epoch go on among other classes."""
+    checkpoint = finished[0] / "seed-0" / "model.safetensors"
+    assert "training images" in error_of("--eval", checkpoint, "--data-seed", "5")
+    shutil.copy(moved / "images/class 0/0.png", moved / "images/class 0/more.png")
+    (moved / "unseen.txt").write_text("class 4\n")
+    for what in ("--eval", checkpoint), ("--resume", finished[0]):
+        message = error_of(*what, "--dataset", moved)
+        assert "unseen classes" in message
+        assert "training images" in message
+    (moved / "attributes.csv").write_text((moved / "attributes.csv").read_text().replace("large", "big"))
+    assert "without 'large', with 'big' more" in error_of("--eval", checkpoint, "--dataset", moved)
+
+
+def test_a_run_that_is_resumed_stays_in_its_folder(finished, tmp_path):
+    assert "give no --out" in error_of("--resume", finished[0], "--out", tmp_path)
+    assert "give no --eval" in error_of("--resume", finished[0], "--eval", finished[0] / "seed-0" / "model.safetensors")
+
+
+def test_what_ends_a_run_says_how_to_go_on(tiny, tmp_path, monkeypatch, capsys):
+    out = tmp_path / "run"
+    assert "lower --lr" in error_of("--dataset", tiny, "--out", out, *TINY, "--lr", "1e30")
+    assert f"run folder: {out}" in capsys.readouterr().out.splitlines(), "though it never came to a table"
+    for error, told in (KeyboardInterrupt(), f"--resume {out}"), (torch.OutOfMemoryError(), "--batch-size"):
+        monkeypatch.setattr(train, "train", Mock(side_effect=error))
+        assert told in error_of("--dataset", tiny, "--out", out, *TINY, "--lr", "1e30")
+
+
+def test_settings_that_came_later_have_their_defaults():
+    earlier = Settings(epochs=7).to_json()
+    del earlier["logit_scale"]
+    assert Settings.from_json(earlier, "file") == Settings(epochs=7)
+    with pytest.raises(ValueError, match=r"file: this version knows no settings \['later'\]"):
+        Settings.from_json({**earlier, "later": 1}, "file")
 
 
 def test_presets_are_the_paper_s_settings():

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from .backbones import vmamba
-from .data import ZSLData
+from .data import ZSLData, differences, fingerprints
 from .model import ZeroShotModel
 from .settings import Settings
 from .weights import Released, State, listing, load_safetensors, read_torch, save_safetensors
@@ -28,6 +28,12 @@ ZEROMAMBA_KEYS = {
     "clf_head2.2.weight": "slp.mlp.2.weight",
     "clf_head.weight": "grl.proj.weight",
 }
+
+
+RELEASED_SUFFIX = ".pth"  # of the released code's files; ours are .safetensors
+
+# The parts of a data set (`fingerprints`) without which a checkpoint cannot be measured honestly.
+TRAINED_ON = {"unseen classes", "attributes of the classes", "training images"}
 
 
 def in_zeromamba(name: str) -> str:
@@ -56,6 +62,11 @@ class Record:
     class_names: tuple[str, ...]
     seen: tuple[int, ...]  # class indices trained on
     attribute_names: tuple[str, ...]
+    data: dict[str, str]  # `fingerprints` of what it was trained on, or for a released one of what it is used on
+
+    @property
+    def seen_names(self) -> frozenset[str]:
+        return frozenset(self.class_names[c] for c in self.seen)
 
 
 @dataclass(frozen=True)
@@ -72,7 +83,7 @@ class Checkpoint:
         return Settings.from_json(self.record.settings, str(self.source))
 
     def check_fits(self, data: ZSLData) -> None:
-        """Raise ValueError unless `data` has the classes and attributes that these weights were trained on."""
+        """Raise ValueError unless `data` is what these weights were trained on; test images may be others."""
         record = self.record
         for what, ours, theirs in (
             ("classes", record.class_names, data.class_names),
@@ -80,13 +91,29 @@ class Checkpoint:
         ):
             if tuple(ours) != tuple(theirs):
                 raise ValueError(
-                    f"{self.source} is a checkpoint of {record.dataset!r} with {len(ours)} {what} ({_some(ours)}), "
-                    f"but {data.name!r} has {len(theirs)} {what} ({_some(theirs)}): give the data set it was trained on"
+                    f"{self.source} is a checkpoint of {record.dataset!r} with {len(ours)} {what}, but {data.name!r} "
+                    f"has {len(theirs)}, {_unlike(ours, theirs)}: give the data set it was trained on"
                 )
+        found = {part: digest for part, digest in fingerprints(data).items() if part in TRAINED_ON}
+        if different := differences(record.data, found):
+            raise ValueError(
+                f"{self.source} was trained on {record.dataset!r} when it was another: {different} differ from what "
+                f"{data.name!r} is now, so that images it was trained on might count as test images; restore the data "
+                "set, or for one of your own the --data-seed that drew its test images"
+            )
 
 
-def _some(names: tuple[str, ...]) -> str:
-    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+def _unlike(ours: tuple[str, ...], theirs: tuple[str, ...]) -> str:
+    """How two different lists of names differ."""
+    lacking, more = ([n for n in a if n not in b] for a, b in ((ours, theirs), (theirs, ours)))
+    if not lacking and not more:
+        return "the same in another order"
+    parts = ((f"without {_some(lacking)}", lacking), (f"with {_some(more)} more", more))
+    return ", ".join(text for text, names in parts if names)
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(map(repr, names[:3])) + (", ..." if len(names) > 3 else "")
 
 
 def save_checkpoint(path: Path, model: ZeroShotModel, data: ZSLData, record: Record) -> None:
@@ -118,12 +145,9 @@ def adopt_released(path: Path, settings: Settings, data: ZSLData, gamma: float |
     """Read a `{CUB,SUN,AWA2}_best{CZSL,GZSL}.pth` of the released code as a checkpoint on `data`.
 
     Raises:
-        ValueError: if the settings ask for the other variant, if there is no gamma, or as `load_released_zeromamba`.
+        ValueError: as `check_adoptable` and `load_released_zeromamba`, or for another number of attributes.
     """
-    if gamma is None:
-        raise ValueError(f"{path} says nothing of gamma: give --gamma, or --protocol paper for the published one")
-    if settings.variant != "released":
-        raise ValueError(f"{path} is a checkpoint of the released code: it needs --variant released")
+    gamma = check_adoptable(path, settings, gamma)
     state = load_released_zeromamba(path)
     if state["slp.V"].shape[0] != data.Z.shape[1]:
         raise ValueError(
@@ -140,8 +164,22 @@ def adopt_released(path: Path, settings: Settings, data: ZSLData, gamma: float |
         class_names=data.class_names,
         seen=tuple(torch.sort(data.seen).values.tolist()),
         attribute_names=data.attribute_names,
+        data=fingerprints(data),
     )
     return Checkpoint(record, state, data.Z, path)
+
+
+def check_adoptable(path: Path, settings: Settings, gamma: float | None) -> float:
+    """The gamma to use a released checkpoint with.
+
+    Raises:
+        ValueError: if there is none, or the settings ask for the other variant.
+    """
+    if gamma is None:
+        raise ValueError(f"{path} says nothing of gamma: give --gamma, or --protocol paper for the published one")
+    if settings.variant != "released":
+        raise ValueError(f"{path} is a checkpoint of the released code: it needs --variant released")
+    return gamma
 
 
 def load_released_zeromamba(path: str | Path) -> State:

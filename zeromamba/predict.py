@@ -5,7 +5,8 @@ needs a line of numbers, not an image.
 """
 
 import sys
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -18,17 +19,28 @@ from .build import restore_model
 from .checkpoint import Checkpoint, load_checkpoint
 from .data import ImageDataset, ImageFiles
 from .data.base import unit_prototypes
-from .data.folder import read_table
+from .data.folder import SUFFIXES, read_table
+from .files import write_json
 from .model import ZeroShotModel
 from .training import pick_device
 
 
 @dataclass(frozen=True)
-class Prediction:
-    """What a picture shows, likeliest first."""
+class Classes:
+    """The classes to choose among."""
 
-    classes: tuple[tuple[str, float], ...]  # names and probabilities, gamma not taken off
-    attributes: tuple[tuple[str, float], ...]  # names and psi, the semantic representation
+    names: tuple[str, ...]
+    Z: Tensor  # (c, a) their prototypes
+    seen: Tensor  # (c,) bool, which of them the model was trained on
+    gamma: float  # what (14) takes off the probabilities of these
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a picture shows."""
+
+    classes: tuple[tuple[str, float], ...]  # names and probabilities, in the order of (14): gamma is taken off for it
+    attributes: tuple[tuple[str, float], ...]  # names and psi, the semantic representation, largest first
 
 
 def read_classes(path: Path, attribute_names: tuple[str, ...]) -> tuple[tuple[str, ...], Tensor]:
@@ -54,20 +66,21 @@ def read_classes(path: Path, attribute_names: tuple[str, ...]) -> tuple[tuple[st
 
 @torch.inference_mode()
 def predict(
-    model: ZeroShotModel, images: Tensor, Z: Tensor, class_names: tuple[str, ...], attribute_names: tuple[str, ...]
+    model: ZeroShotModel, images: Tensor, classes: Classes, attribute_names: tuple[str, ...]
 ) -> list[Prediction]:
-    """Name images (b, 3, H, W), prepared as `ImageDataset` does, among classes with prototypes Z (c, a)."""
+    """Name images (b, 3, H, W), prepared as `ImageDataset` does."""
     model.eval()
     psi = model(images).float()
-    p = model.logits(psi, Z.to(psi.device)).softmax(dim=-1)
+    p = model.logits(psi, classes.Z.to(psi.device)).softmax(dim=-1).cpu()
+    calibrated = p - classes.gamma * classes.seen
     return [
-        Prediction(_ranked(class_names, p_i), _ranked(attribute_names, psi_i))
-        for p_i, psi_i in zip(p, psi, strict=True)
+        Prediction(_ranked(classes.names, p_i, by_i), _ranked(attribute_names, psi_i, psi_i))
+        for p_i, by_i, psi_i in zip(p, calibrated, psi, strict=True)
     ]
 
 
-def _ranked(names: tuple[str, ...], values: Tensor) -> tuple[tuple[str, float], ...]:
-    order = values.argsort(descending=True).tolist()
+def _ranked(names: tuple[str, ...], values: Tensor, by: Tensor) -> tuple[tuple[str, float], ...]:
+    order = by.argsort(descending=True).tolist()
     return tuple((names[i], float(values[i])) for i in order)
 
 
@@ -78,38 +91,93 @@ class CommandLine:
     checkpoint: tyro.conf.Positional[Path]
     """model.safetensors of a run"""
     pictures: Annotated[tuple[Path, ...], tyro.conf.Positional]
-    """image files"""
+    """image files, or folders of them"""
     classes: Path | None = None
     """CSV of classes to choose among (a name, then the checkpoint's attributes); by default the checkpoint's"""
+    gamma: float | None = None
+    """taken off the probability of classes that were trained on, eq. (14); None: the checkpoint's, 0: nothing"""
     top: int = 3
-    """how many classes and attributes to show"""
+    """how many classes and attributes to print"""
+    json: Path | None = None
+    """file for the probabilities of all classes, and all attributes, of each picture"""
     device: str = "auto"
     """cpu, cuda, ..."""
 
+    def __post_init__(self) -> None:
+        if self.top < 1:
+            raise ValueError(f"--top is {self.top}: expected at least 1")
 
-def candidates(command: CommandLine, checkpoint: Checkpoint) -> tuple[tuple[str, ...], Tensor]:
-    """Names and prototypes of the classes to choose among."""
+
+def candidates(command: CommandLine, checkpoint: Checkpoint) -> Classes:
+    """The classes to choose among."""
+    record = checkpoint.record
+    gamma = record.gamma if command.gamma is None else command.gamma
+    names, Z = record.class_names, checkpoint.Z
     if command.classes:
-        return read_classes(command.classes, checkpoint.record.attribute_names)
-    return checkpoint.record.class_names, checkpoint.Z
+        names, Z = read_classes(command.classes, record.attribute_names)
+    return Classes(names, Z, torch.tensor([name in record.seen_names for name in names]), gamma)
+
+
+def find_pictures(given: tuple[Path, ...]) -> list[Path]:
+    """Files as they are given, and those in given folders, in the order of their names.
+
+    Raises:
+        FileNotFoundError: if there is no picture.
+    """
+    pictures = []
+    for path in given:
+        pictures += sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES) if path.is_dir() else [path]
+    if not pictures:
+        raise FileNotFoundError(f"no pictures ({' '.join(SUFFIXES)}) among {', '.join(map(str, given)) or 'nothing'}")
+    return pictures
+
+
+def name_pictures(
+    model: ZeroShotModel, pictures: list[Path], checkpoint: Checkpoint, classes: Classes, device: torch.device
+) -> Iterator[tuple[Path, Prediction | ValueError]]:
+    """Each picture and what it shows, or what is wrong with its file."""
+    settings, attribute_names = checkpoint.settings, checkpoint.record.attribute_names
+    files = ImageFiles(Path(), [str(path) for path in pictures])
+    dataset = ImageDataset(files, torch.arange(len(pictures)), settings.image_size)
+
+    def read(i: int) -> Tensor | ValueError:
+        try:
+            return dataset[i][0]
+        except ValueError as error:
+            return error
+
+    for start in range(0, len(pictures), settings.batch_size):
+        batch = [read(i) for i in range(start, min(start + settings.batch_size, len(pictures)))]
+        images = [image for image in batch if isinstance(image, Tensor)]
+        shown = iter(predict(model, torch.stack(images).to(device), classes, attribute_names) if images else ())
+        for path, image in zip(pictures[start:], batch, strict=False):
+            yield path, next(shown) if isinstance(image, Tensor) else image
 
 
 def main(argv: list[str] | None = None) -> None:
-    command = tyro.cli(CommandLine, args=argv)
     try:
+        command = tyro.cli(CommandLine, args=argv)
         device = pick_device(command.device)
         checkpoint = load_checkpoint(command.checkpoint)
-        names, Z = candidates(command, checkpoint)
-        model = restore_model(checkpoint, checkpoint.settings).to(device)
-        pictures = ImageFiles(Path(), [str(path) for path in command.pictures])
-        images = ImageDataset(pictures, torch.arange(len(pictures)), checkpoint.settings.image_size)
-        for i, path in enumerate(command.pictures):
-            (shown,) = predict(model, images[i][0][None].to(device), Z, names, checkpoint.record.attribute_names)
-            classes = ", ".join(f"{name} {p:.2f}" for name, p in shown.classes[: command.top])
-            attributes = ", ".join(name for name, _ in shown.attributes[: command.top])
-            print(f"{path}: {classes} (attributes: {attributes})")
+        classes = candidates(command, checkpoint)
+        pictures = find_pictures(command.pictures)
+        model = restore_model(checkpoint, checkpoint.settings.anywhere()).to(device)
     except (ValueError, OSError, ImportError) as error:
         sys.exit(f"error: {error}")
+    predictions, unread = {}, 0
+    for path, shown in name_pictures(model, pictures, checkpoint, classes, device):
+        if isinstance(shown, ValueError):
+            print(f"error: {shown}", file=sys.stderr)
+            unread += 1
+            continue
+        predictions[str(path)] = asdict(shown)
+        names = ", ".join(f"{name} {p:.2f}" for name, p in shown.classes[: command.top])
+        attributes = ", ".join(name for name, _ in shown.attributes[: command.top])
+        print(f"{path}: {names} (attributes: {attributes})", flush=True)
+    if command.json:
+        write_json(command.json, predictions)
+    if unread:
+        sys.exit(f"error: {unread} of {len(pictures)} pictures could not be read")
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from .build import build_model
 from .checkpoint import Record, save_checkpoint
-from .data import ZSLData, validation_split
+from .data import ZSLData, fingerprints, validation_split
 from .evaluation import Evaluation
 from .files import write_json
 from .model import ZeroShotModel
@@ -135,6 +135,7 @@ class SeedRun:
             class_names=data.class_names,
             seen=tuple(data.seen.tolist()),
             attribute_names=data.attribute_names,
+            data=fingerprints(data),
         )
         save_checkpoint(self.folder / name, model, data, record)
 

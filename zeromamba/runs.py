@@ -6,29 +6,34 @@ import subprocess
 from dataclasses import fields
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from .data import ZSLData, differences, fingerprints
 from .files import write_json
 from .settings import Settings
 
 # What concerns the machine rather than the result: may change when a run goes on elsewhere.
 MACHINE_SETTINGS = {"data_root", "device", "workers", "check_images", "scan", "grad_checkpoint"}
-MAY_CHANGE = MACHINE_SETTINGS | {"seeds"}  # each seed has a folder of its own: a run may gain some
+# Each seed has a folder of its own, so a run may gain some. The data set may be named by another path: what it holds is
+# compared itself.
+MAY_CHANGE = MACHINE_SETTINGS | {"seeds", "dataset"}
 
 
-def open_run(folder: Path, settings: Settings) -> None:
+def open_run(folder: Path, settings: Settings, data: ZSLData) -> None:
     """Make a run's folder, or check that it is this run's.
 
     Raises:
-        ValueError: if it cannot be written, or holds a run with other settings.
+        ValueError: if it cannot be written, or holds a run with other settings or on other data.
     """
-    file = folder / "settings.json"
-    if file.exists():
+    if (folder / "settings.json").exists():
         check_same_run(load_settings(folder), settings, folder)
+        check_same_data(folder, data)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        write_json(file, settings.to_json())
+        write_json(folder / "data.json", fingerprints(data))
+        write_json(folder / "settings.json", settings.to_json())
         write_json(folder / "versions.json", versions())
     except OSError as error:
         raise ValueError(f"--out {folder}: cannot write there ({error}): choose a folder you may write") from error
@@ -41,12 +46,14 @@ def load_settings(folder: Path) -> Settings:
         ValueError: if there is no run, or its settings cannot be read.
     """
     file = folder / "settings.json"
+    return Settings.from_json(_read(file), str(file))
+
+
+def _read(file: Path) -> dict[str, Any]:
     try:
-        return Settings.from_json(json.loads(file.read_text()), str(file))
+        return json.loads(file.read_text())
     except (OSError, json.JSONDecodeError) as error:
-        raise ValueError(
-            f"{file}: cannot read the settings of a run ({error}): give a folder that train.py made"
-        ) from error
+        raise ValueError(f"{file}: cannot read this of a run ({error}): give a folder that train.py made") from error
 
 
 def check_same_run(kept: Settings, given: Settings, folder: Path) -> None:
@@ -58,6 +65,15 @@ def check_same_run(kept: Settings, given: Settings, folder: Path) -> None:
                 f"{folder} holds a run with --{field.name.replace('_', '-')} {old}, not {new}: "
                 "go on with its own settings (--resume), or choose another --out"
             )
+
+
+def check_same_data(folder: Path, data: ZSLData) -> None:
+    """Raise ValueError if the run in `folder` began on a data set that is not this one, or not as it is now."""
+    if different := differences(_read(folder / "data.json"), fingerprints(data)):
+        raise ValueError(
+            f"{folder} holds a run on data that differ from {data.name!r} as it is now: {different}. Restore them, or "
+            "begin a run of its own in another --out"
+        )
 
 
 def versions() -> dict[str, str | None]:

@@ -133,6 +133,10 @@ class Settings:
             label += "; the backbone saw all classes of ImageNet-1K in pretraining: none is unseen to it"
         return label
 
+    def anywhere(self) -> "Settings":
+        """These, to use a model with that may have been trained on another machine."""
+        return replace(self, scan="auto", grad_checkpoint=False)
+
     def fixed_gamma(self) -> float | None:
         """The gamma that is given rather than chosen on validation classes; None where it is to be chosen.
 
@@ -171,15 +175,14 @@ class Settings:
     def from_json(cls, values: dict[str, Any], source: str) -> "Settings":
         """Settings from the values of `to_json`; `source` is named in errors.
 
+        A setting that is not there came to be later: its default is what was done before.
+
         Raises:
-            ValueError: if a field is unknown or missing.
+            ValueError: if a field is unknown.
         """
-        names = {f.name for f in fields(cls)}
-        if names != set(values):
-            raise ValueError(
-                f"{source}: settings do not fit this version: unknown {sorted(set(values) - names)}, "
-                f"missing {sorted(names - set(values))}"
-            )
+        values = cls().to_json() | values
+        if unknown := values.keys() - {f.name for f in fields(cls)}:
+            raise ValueError(f"{source}: this version knows no settings {sorted(unknown)}: use the one that wrote them")
         paths = {k: Path(values[k]) for k in ("data_root", "weights") if values[k] not in (None, "released")}
         return cls(**{**values, **paths, "seeds": tuple(values["seeds"])})
 

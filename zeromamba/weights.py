@@ -3,7 +3,6 @@
 Strictly: a key that no rule knows, a missing one, or a tensor of another shape is an error naming it.
 """
 
-import pickle
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -128,7 +127,7 @@ def read_torch(path: str | Path) -> dict[str, Any]:
     with open(_existing(path), "rb") as file:
         try:
             content = torch.load(file, map_location="cpu", weights_only=True)
-        except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
+        except Exception as error:  # whatever a file of something else makes an unpickler do
             if culprit := re.search(r"GLOBAL (\S+)", str(error)):
                 raise ValueError(
                     f"{path}: refused, reading it could run code ({culprit[1]}). Only tensors in plain dictionaries "
@@ -151,6 +150,9 @@ def _pattern(key: str) -> re.Pattern[str]:
 
 def _existing(path: str | Path) -> Path:
     path = Path(path)
+    if path.is_dir():
+        inside = sorted(path.rglob("*.safetensors"))
+        raise ValueError(f"{path} is a folder: give a file of weights" + "".join(f", as {file}" for file in inside[:1]))
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such weights file")
     return path

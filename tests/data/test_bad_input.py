@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 import train
 from zeromamba.build import build_model
 from zeromamba.checkpoint import Record, save_checkpoint
-from zeromamba.data import load_dataset
+from zeromamba.data import fingerprints, load_dataset
 from zeromamba.settings import preset
 
 TINY = ("--preset", "small", "--image-size", "32", "--epochs", "1", "--workers", "0", "--device", "cpu")
@@ -128,6 +128,7 @@ def checkpoint(cub, tmp_path):
         class_names=data.class_names,
         seen=tuple(data.seen.tolist()),
         attribute_names=data.attribute_names,
+        data=fingerprints(data),
     )
     path = tmp_path / "model.safetensors"
     save_checkpoint(path, build_model(settings, data.V), data, record)
@@ -163,7 +164,7 @@ def test_bad_checkpoint(checkpoint, error_of, alter, told):
 
 def test_checkpoint_of_another_data_set(checkpoint, error_of):
     message = error_of("--eval", checkpoint(lambda state: None), dataset="demo")
-    assert "is a checkpoint of 'cub' with 7 classes" in message
+    assert "is a checkpoint of 'cub' with 7 classes, but 'demo' has" in message
 
 
 @pytest.mark.parametrize("option", [("--weights",), ("--protocol", "paper", "--eval")], ids=["weights", "eval"])
@@ -187,3 +188,15 @@ def test_released_checkpoint_without_a_gamma(cub, error_of, tmp_path):
     """Without one, gamma would be chosen on the test images."""
     cub.write()
     assert "give --gamma" in error_of("--eval", tmp_path / "CUB_bestGZSL.pth")
+
+
+def test_what_is_no_checkpoint(cub, error_of, tmp_path):
+    cub.write()
+    (tmp_path / "words.pth").write_text("hi")  # which an unpickler looks up in its memory
+    assert "words.pth: not a whole PyTorch checkpoint" in error_of(
+        "--protocol", "paper", "--eval", tmp_path / "words.pth"
+    )
+    assert "nowhere.pt: no such weights file" in error_of("--eval", tmp_path / "nowhere.pt")
+    (tmp_path / "seed-0").mkdir()
+    (tmp_path / "seed-0" / "model.safetensors").touch()
+    assert "is a folder: give a file of weights, as " in error_of("--eval", tmp_path / "seed-0")

@@ -5,6 +5,7 @@ from pathlib import Path
 from .base import ImageSource, ValidationSplit, ZSLData, validation_split
 from .benchmarks import BENCHMARKS, load_benchmark
 from .demo import load_demo
+from .fingerprint import differences, fingerprints
 from .folder import load_folder
 from .imagenet import load_imagenet
 from .pixels import ImageDataset, ImageFiles
@@ -16,6 +17,8 @@ __all__ = [
     "ImageSource",
     "ValidationSplit",
     "ZSLData",
+    "differences",
+    "fingerprints",
     "load_dataset",
     "load_demo",
     "validation_split",

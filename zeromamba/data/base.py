@@ -22,6 +22,9 @@ class ImageSource(Protocol):
     def name(self, i: int) -> str:
         """The path of image i, or what it shows."""
 
+    def place(self, i: int) -> str:
+        """What stays of the name when the data set is moved."""
+
 
 @dataclass(frozen=True)
 class ZSLData:

@@ -34,6 +34,10 @@ class ImageFiles:
         """Path of image i."""
         return str(self.root / self.paths[i])
 
+    def place(self, i: int) -> str:
+        """Path of image i within the folder."""
+        return self.paths[i]
+
     def load(self, i: int) -> Image.Image:
         """Decode image i.
 
@@ -59,6 +63,8 @@ class DrawnImages:
     def name(self, i: int) -> str:
         """What image i shows."""
         return self.names[i]
+
+    place = name
 
     def load(self, i: int) -> Image.Image:
         """Image i."""

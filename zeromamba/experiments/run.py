@@ -122,4 +122,4 @@ def open_all(cells: list[Cell]) -> None:
     """
     for cell in cells:
         if cell.unavailable is None:
-            open_run(cell.folder, cell.settings)
+            open_run(cell.folder, cell.settings, cell.data)

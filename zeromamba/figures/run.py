@@ -133,7 +133,7 @@ def load_run(command: Command) -> Run:
 
 def _data(settings: Settings, command: Command) -> tuple[Settings, ZSLData]:
     settings = replace(
-        settings,
+        settings.anywhere(),
         dataset=command.dataset or settings.dataset,
         data_root=command.data_root or settings.data_root,
         check_images=False,  # whichever are drawn are decoded then, and named if they cannot be

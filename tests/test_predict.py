@@ -1,0 +1,94 @@
+"""Naming pictures: what the command says of them is what the evaluation counts."""
+
+import json
+import shutil
+from dataclasses import replace
+
+import pytest
+import torch
+
+from zeromamba.build import build_model
+from zeromamba.checkpoint import Record, save_checkpoint
+from zeromamba.data import fingerprints, load_dataset
+from zeromamba.evaluation import per_class_accuracy
+from zeromamba.predict import main
+from zeromamba.protocol import final_split
+from zeromamba.settings import preset
+from zeromamba.training import evaluate_split
+
+GAMMA = 0.01  # of much account to a model that was never trained
+
+
+@pytest.fixture(scope="module")
+def made(tiny, tmp_path_factory):
+    """A data set, the path of a checkpoint on it, and what evaluating that gives."""
+    settings = replace(preset(str(tiny), "small"), image_size=32, workers=0, device="cpu", scan="triton", batch_size=5)
+    data = load_dataset(str(tiny), tiny, seed=0)
+    torch.manual_seed(0)
+    model = build_model(replace(settings, scan="torch"), data.V)
+    seen = tuple(data.seen.tolist())
+    record = Record(
+        settings.to_json(), 0, 1, GAMMA, "", "tiny", data.class_names, seen, data.attribute_names, fingerprints(data)
+    )
+    path = tmp_path_factory.mktemp("checkpoint") / "model.safetensors"
+    save_checkpoint(path, model, data, record)
+    measured = evaluate_split(model, data, final_split(data), settings, GAMMA, torch.device("cpu"))
+    return data, path, measured
+
+
+def predictions(tmp_path, *arguments):
+    out = tmp_path / "predictions.json"
+    main([*map(str, arguments), "--json", str(out), "--device", "cpu"])
+    return json.loads(out.read_text())
+
+
+def test_a_picture_gets_the_class_that_the_evaluation_gives_it(made, tmp_path):
+    data, path, measured = made
+    tested = torch.cat([data.test_seen, data.test_unseen]).tolist()
+    files = [data.images.name(i) for i in tested]
+    found = predictions(tmp_path, path, *files)
+    guesses = torch.tensor([data.class_names.index(found[file]["classes"][0][0]) for file in files])
+    assert per_class_accuracy(guesses.numpy(), data.labels[tested].numpy()) == measured.per_class["gzsl"]
+    for shown in found.values():
+        assert sum(p for _, p in shown["classes"]) == pytest.approx(1)
+        assert sorted(name for name, _ in shown["attributes"]) == sorted(data.attribute_names)
+    uncalibrated = predictions(tmp_path, path, *files, "--gamma", "0")
+    assert any(found[file]["classes"][0] != uncalibrated[file]["classes"][0] for file in files), "gamma is of account"
+
+
+def test_pictures_of_a_folder_among_classes_of_a_table(made, tiny, tmp_path):
+    _, path, _ = made
+    table = tmp_path / "more.csv"
+    table.write_text("class,large,red,green,blue\nclass 1,0,0,1,0\nnever seen,1,1,0,0\n")
+    pictures = tiny / "images" / "class 4"
+    (tmp_path / "pictures").mkdir()
+    for file in pictures.iterdir():
+        shutil.copy(file, tmp_path / "pictures")
+    (tmp_path / "pictures" / "notes.txt").touch()
+    found = predictions(tmp_path, path, tmp_path / "pictures", "--classes", table, "--gamma", "1")
+    assert len(found) == 6
+    for shown in found.values():
+        assert [name for name, _ in shown["classes"]] == ["never seen", "class 1"], "gamma 1 leaves seen classes last"
+
+
+def test_a_picture_that_cannot_be_read_stops_no_other(made, tiny, tmp_path, capsys):
+    _, path, _ = made
+    good, bad = tiny / "images" / "class 4" / "0.png", tmp_path / "bad.png"
+    bad.write_text("no picture")
+    with pytest.raises(SystemExit, match="1 of 3 pictures could not be read"):
+        main([str(path), str(good), str(bad), str(good), "--device", "cpu", "--top", "2"])
+    printed = capsys.readouterr()
+    assert str(bad) in printed.err
+    lines = printed.out.splitlines()
+    assert len(lines) == 2
+    assert all(line.startswith(f"{good}: class ") and line.count("class ") == 3 for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [((), "no pictures"), (("--top", "0"), "--top is 0"), (("--classes", "nowhere.csv"), "nowhere.csv: no such table")],
+)
+def test_errors_before_anything_is_computed(made, tmp_path, capsys, arguments, told):
+    with pytest.raises(SystemExit) as end:
+        main([str(made[1]), str(tmp_path), *arguments])
+    assert told in f"{end.value.code}{capsys.readouterr().err}"
