@@ -1,7 +1,9 @@
 """The public operators as citizens of PyTorch, and their errors."""
 
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,6 +14,14 @@ from zeromamba.kernels import SS2D, Route, ss2d, triton_ss2d, vectorised
 from zeromamba.kernels.op import _backward, _forward, choose, encode
 
 IMPLS = ("torch", "triton")
+
+
+def test_the_kernels_can_be_lifted_out(tmp_path):
+    """They need nothing else of the package."""
+    shutil.copytree(Path(triton_ss2d.__file__).parent, tmp_path / "lifted")
+    code = "import sys; import lifted, lifted.triton_ss2d, lifted.tuning; assert 'zeromamba' not in sys.modules"
+    process = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert process.returncode == 0, process.stderr
 
 
 def small(**options):

@@ -3,7 +3,7 @@
 import triton
 import triton.language as tl
 
-from zeromamba.kernels.triton_math import (
+from .triton_math import (
     advance,
     channels_if,
     chunk_tokens,

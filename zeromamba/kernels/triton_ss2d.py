@@ -24,15 +24,15 @@ from functools import cache, cached_property
 import torch
 from torch import Tensor
 
-from zeromamba.kernels.inputs import Inputs
-from zeromamba.kernels.routes import Route
-from zeromamba.kernels.triton_gradients import PART, segment_gradients
-from zeromamba.kernels.triton_math import BLOCK_L, DEEP_HALF, DEEP_PRECISE, WIDTH
-from zeromamba.kernels.triton_order import fill_order
-from zeromamba.kernels.triton_output import segment_outputs
-from zeromamba.kernels.triton_states import carry_states, segment_states
-from zeromamba.kernels.triton_weight import fill_weight
-from zeromamba.kernels.tuning import Config, cdiv, config_for
+from .inputs import Inputs
+from .routes import Route
+from .triton_gradients import PART, segment_gradients
+from .triton_math import BLOCK_L, DEEP_HALF, DEEP_PRECISE, WIDTH
+from .triton_order import fill_order
+from .triton_output import segment_outputs
+from .triton_states import carry_states, segment_states
+from .triton_weight import fill_weight
+from .tuning import Config, cdiv, config_for
 
 # A warp is a program: the tile of dt and the sums over channels move between its threads, no more. A product and a sum
 # become one instruction, which from Triton 3.10 on they do only if asked to.

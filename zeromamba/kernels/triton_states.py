@@ -16,7 +16,7 @@ routes enough, each is one segment, entered by zero: nothing is to be known but 
 import triton
 import triton.language as tl
 
-from zeromamba.kernels.triton_math import (
+from .triton_math import (
     advance,
     channels_if,
     chunk_tokens,

@@ -17,8 +17,6 @@ from pathlib import Path
 
 import torch
 
-from zeromamba.files import write_json
-
 
 def cdiv(a: int, b: int) -> int:
     """a / b, rounded up. Triton's own takes microseconds."""
@@ -95,7 +93,9 @@ def tune(card: str, seconds: Callable[[Config], float], choices: Iterable[Config
         raise RuntimeError(f"none of the choices runs on {card}")
     kept = {**_kept(file()), card: best}
     file().parent.mkdir(parents=True, exist_ok=True)
-    write_json(file(), {name: asdict(config) for name, config in kept.items()})
+    temporary = file().with_suffix(f".{os.getpid()}")  # then renamed: the file is whole at any time
+    temporary.write_text(json.dumps({name: asdict(config) for name, config in kept.items()}, indent=1))
+    temporary.replace(file())
     _kept.cache_clear()
     return best
 
