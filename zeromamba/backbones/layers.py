@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
@@ -59,13 +60,13 @@ def resize_grid(table: Tensor, h: int, w: int) -> Tensor:
     """A learned table of positions (h0, w0, C) for a map of another size (h, w, C): bicubic interpolation."""
     if table.shape[:2] == (h, w):
         return table
-    resized = F.interpolate(table.permute(2, 0, 1)[None], (h, w), mode="bicubic", align_corners=False)
-    return resized[0].permute(1, 2, 0)
+    resized = F.interpolate(rearrange(table, "h w c -> 1 c h w"), (h, w), mode="bicubic", align_corners=False)
+    return rearrange(resized, "1 c h w -> h w c")
 
 
 def channels_last(conv: nn.Conv2d, x: Tensor) -> Tensor:
     """Apply a convolution to a map (b, h, w, channels); permuted views, so torch computes channels last."""
-    return conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+    return rearrange(conv(rearrange(x, "b h w c -> b c h w")), "b c h w -> b h w c")
 
 
 def init_linear(module: nn.Module) -> None:

@@ -8,6 +8,7 @@ import math
 from collections.abc import Sequence
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -64,7 +65,7 @@ class LocalVim(Backbone):
         """
         check_images(images)
         images = F.pad(images, (0, -images.shape[3] % PATCH, 0, -images.shape[2] % PATCH))
-        x = self.patch_embed(images).permute(0, 2, 3, 1)
+        x = rearrange(self.patch_embed(images), "b c h w -> b h w c")
         x = x + resize_grid(self.pos_embed, *x.shape[1:3])
         for block in self.blocks:
             x = run_block(block, self.rotation(x), self.grad_checkpoint)

@@ -1,6 +1,7 @@
 """Mamba's scan along one route of a map, of which the mixers of Vim and LocalVim are made."""
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -53,5 +54,6 @@ class RouteScan(nn.Module):
         """silu(conv(x)) along the route, every token back at its place."""
         h, w = x.shape[1:3]
         along = x.flatten(1, 2).index_select(1, route.tokens(h, w, x.device))  # (b, l, d)
-        along = F.silu(self.conv(along.transpose(1, 2))[..., : h * w]).transpose(1, 2)
-        return along.index_select(1, route.positions(h, w, x.device)).unflatten(1, (h, w))
+        along = self.conv(rearrange(along, "b l d -> b d l"))[..., : h * w]
+        tokens = rearrange(F.silu(along), "b d l -> b l d").index_select(1, route.positions(h, w, x.device))
+        return rearrange(tokens, "b (h w) d -> b h w d", h=h)

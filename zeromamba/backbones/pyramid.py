@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from einops import rearrange
 from torch import Tensor, nn
 
 from .interface import Backbone, Features, check_images
@@ -45,7 +46,7 @@ class Pyramid(Backbone):
             ValueError: images are not of that shape, or smaller than `least`.
         """
         check_images(images, self.least)
-        x = self.stem(images.permute(0, 2, 3, 1))
+        x = self.stem(rearrange(images, "b c h w -> b h w c"))
         for stage in self.stages:
             x = stage(x)
         return Features(map=x, pooled=self.norm(x).mean(dim=(1, 2)))

@@ -3,6 +3,7 @@
 import math
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -65,15 +66,15 @@ class Vim(Backbone):
         check_images(images, least=PATCH)
         patches = self.patch_embed(images)  # (b, C, h, w)
         h, w = patches.shape[2:]
-        x = patches.flatten(2).transpose(1, 2)
+        x = rearrange(patches, "b c h w -> b (h w) c")
         middle = h * w // 2
         x = insert(x, middle, self.cls_token) + self.positions(h, w)
         x = x[:, None]  # (b, 1, l, C), a map of one row
         for block in self.blocks:
             x = run_block(block, x, self.grad_checkpoint)
         x = x[:, 0]
-        patches = torch.cat([x[:, :middle], x[:, middle + 1 :]], dim=1).unflatten(1, (h, w))
-        return Features(map=patches, pooled=self.norm(x[:, middle]))
+        patches = torch.cat([x[:, :middle], x[:, middle + 1 :]], dim=1)
+        return Features(map=rearrange(patches, "b (h w) c -> b h w c", h=h), pooled=self.norm(x[:, middle]))
 
     def positions(self, h: int, w: int) -> Tensor:
         """Position embeddings (1, h * w + 1, C), the class token's in the middle.
@@ -86,8 +87,8 @@ class Vim(Backbone):
         middle = math.prod(self.grid) // 2
         cls = self.pos_embed[:, middle : middle + 1]
         patches = torch.cat([self.pos_embed[:, :middle], self.pos_embed[:, middle + 1 :]], dim=1)
-        resized = resize_grid(patches[0].unflatten(0, self.grid), h, w).flatten(0, 1)[None]
-        return insert(resized, h * w // 2, cls)
+        resized = resize_grid(rearrange(patches, "1 (h w) c -> h w c", h=self.grid[0]), h, w)
+        return insert(rearrange(resized, "h w c -> 1 (h w) c"), h * w // 2, cls)
 
 
 class Bidirectional(nn.Module):
