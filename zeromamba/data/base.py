@@ -87,13 +87,18 @@ def validation_split(data: ZSLData, seed: int, holdout: float = 0.2) -> Validati
         each other seen class; train: the rest.
 
     Raises:
-        ValueError: if holdout is not between 0 and 1.
+        ValueError: if holdout is not between 0 and 1, or no class has an image to spare for val_seen.
     """
     if not 0 < holdout < 1:
         raise ValueError(f"holdout is {holdout}: expected a share between 0 and 1")
     is_val = torch.isin(data.labels[data.trainval], data.val_classes)
     generator = torch.Generator().manual_seed(seed)
     train, val_seen = stratified(data.trainval[~is_val], data.labels, holdout, generator)
+    if not len(val_seen):  # the other two never are: there are classes on either side, each with an image
+        raise ValueError(
+            f"{data.name}: each of the {len(data.seen) - len(data.val_classes)} seen classes that validation does not "
+            "hold out has a single image to train on, so none is left to validate with: add images to them"
+        )
     return ValidationSplit(train, val_seen, data.trainval[is_val].sort().values)
 
 

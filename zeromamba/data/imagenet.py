@@ -40,7 +40,7 @@ def load_imagenet(data_root: Path, *, seed: int, check_images: bool) -> ZSLData:
     if missing:
         raise FileNotFoundError(f"missing: {', '.join(map(str, missing))}\n{where_to_get('imagenet', data_root)}")
     names = read_class_names(data_root)
-    files = read_image_folders(root / "train")
+    files = read_image_folders(root / "train", least=2)  # one of them to train on, and one that is left
     wnids = tuple(files)
     _, vectors = read_table(table, header=False)
     for source, known in ((root, names), (table, vectors)):
