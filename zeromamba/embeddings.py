@@ -163,6 +163,8 @@ class CommandLine:
     """where cub, sun, awa2 and imagenet are"""
     out: Path | None = None
     """file to write, .pkl, .npy or .csv; by default the one that train.py reads"""
+    overwrite: bool = False
+    """replace the file that is there, such as the shared one that zeromamba.data.get fetched"""
 
 
 def names_of(command: CommandLine) -> tuple[tuple[str, ...], Path]:
@@ -251,8 +253,8 @@ def main(argv: list[str] | None = None) -> None:
         out = command.out or usual
         if out.suffix not in (".pkl", ".npy", ".csv"):
             raise ValueError(f"--out {out}: expected a name that ends in .pkl, .npy or .csv")
-        if out.exists():
-            raise ValueError(f"{out} is there already: remove it, or give another --out")
+        if out.exists() and not command.overwrite:
+            raise ValueError(f"{out} is there already: give --overwrite to replace it, or another --out")
         array = make(command, names, read_vectors(command.vectors))
         write(out, names, array)
     except (ValueError, OSError) as error:

@@ -146,7 +146,14 @@ def test_a_folder_s_attributes_get_vectors_that_its_loader_reads(tmp_path, capsy
     data = load_dataset(str(tiny_folder), tmp_path, seed=0)
     np.testing.assert_allclose(data.V[0], known["legs"], rtol=1e-6)
     np.testing.assert_allclose(data.V[1], known["red"] + known["brown"], rtol=1e-6)
-    assert "is there already" in run(tiny_folder, "--vectors", path), "nothing is written over"
+    before = (tiny_folder / "word_vectors.csv").read_bytes()
+    other = write_word2vec(tmp_path / "other.bin", vocabulary("wings", "legs"))
+    assert "is there already: give --overwrite" in run(tiny_folder, "--vectors", other), (
+        "nothing is written over unasked"
+    )
+    assert (tiny_folder / "word_vectors.csv").read_bytes() == before
+    assert run(tiny_folder, "--vectors", other, "--overwrite") is None
+    assert (tiny_folder / "word_vectors.csv").read_bytes() != before
 
 
 @pytest.mark.parametrize("suffix", [".npy", ".pkl", ".csv"])
