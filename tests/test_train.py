@@ -11,6 +11,7 @@ from killing import REPO, run_killed
 from safetensors.torch import load_file
 
 import train
+from zeromamba.build import load_data
 from zeromamba.checkpoint import load_checkpoint
 from zeromamba.settings import Settings, preset
 
@@ -61,6 +62,16 @@ def test_test_images_choose_nothing_by_default(finished):
     assert not any("ausuc" in record for record in seed["history"]["final"])
     assert len(seed["history"]["final"]) == seed["epoch"]
     assert seed["gamma"] == seed["validation"]["gamma"]
+
+
+@pytest.mark.parametrize("protocol", ["validation", "paper"])
+def test_what_was_taken_where_there_was_a_choice_is_noted(protocol, tiny, capsys):
+    data = load_data(Settings(dataset=str(tiny), protocol=protocol))
+    printed = capsys.readouterr().out
+    assert f"note: word vectors: the identity, as there is no {tiny / 'word_vectors.csv'}" in printed
+    names = ", ".join(data.class_names[c] for c in data.val_classes)
+    held_out = f"note: classes held out for validation: {names} (2 of 5 seen classes, drawn with seed 0)"
+    assert (held_out in printed) == (protocol == "validation"), "the paper's protocol trains on all seen classes"
 
 
 @pytest.mark.parametrize("step", [2, 4, 7], ids=["first epoch", "second epoch", "final fit"])

@@ -1,5 +1,6 @@
 """Put data and model together from settings; backbones are named in their registry, weights are in files."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 from torch import Tensor
@@ -10,7 +11,7 @@ from .checkpoint import Checkpoint, in_zeromamba
 from .data import ZSLData, load_dataset
 from .model import ZeroMamba, ZeroShotModel
 from .settings import Settings
-from .weights import load_strict
+from .weights import listing, load_strict
 
 PRETRAINED_PARTS = ("backbone.", "grl.head.")  # what an ImageNet checkpoint covers
 
@@ -28,9 +29,17 @@ def load_data(settings: Settings) -> ZSLData:
         repair_word_vectors=settings.protocol_rules.repair_word_vectors,
         check_images=settings.check_images,
     )
-    for note in data.notes:
+    for note in (*data.notes, *_choices(settings, data)):
         print(f"note: {note}")
     return data
+
+
+def _choices(settings: Settings, data: ZSLData) -> Iterator[str]:
+    """What was taken where there was a choice."""
+    yield f"word vectors: {data.word_vectors_source}"
+    if settings.protocol == "validation":
+        held_out = listing(data.class_names[c] for c in data.val_classes)
+        yield f"classes held out for validation: {held_out} ({data.val_source})"
 
 
 def build_model(settings: Settings, V: Tensor) -> ZeroShotModel:

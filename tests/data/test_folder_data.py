@@ -69,7 +69,7 @@ def test_seen_images_are_split_once_and_by_class(pets):
 def test_without_word_vectors_attributes_get_orthonormal_rows(pets):
     data = load(pets)
     torch.testing.assert_close(data.V @ data.V.T, torch.eye(3))
-    assert "no word vectors" in data.word_vectors_source
+    assert data.word_vectors_source == f"the identity, as there is no {pets / 'word_vectors.csv'}"
 
 
 def test_word_vectors_from_csv_are_matched_by_name(pets):

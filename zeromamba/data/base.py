@@ -35,7 +35,7 @@ class ZSLData:
     Z: Tensor  # (c, a) float32, rows of unit length: the class prototypes z_c
     attribute_names: tuple[str, ...]  # (a,) "attribute 17" (1-based) where the name is not known
     V: Tensor  # (a, v) float32 attribute word vectors, as given (not normalised)
-    word_vectors_source: str
+    word_vectors_source: str  # the file that V is from, or why it is the identity
     notes: tuple[str, ...]  # what a user should read before training starts
     images: ImageSource
     labels: Tensor  # (images,) int64 class ids

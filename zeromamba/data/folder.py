@@ -247,6 +247,6 @@ def _word_vectors(folder: Path, attribute_names: tuple[str, ...], repair: bool) 
         if not isinstance(array, np.ndarray):
             raise ValueError(f"{as_npy} is an archive of arrays (.npz): save the one array with numpy.save")
     else:
-        return orthonormal(len(attribute_names)), "identity: there are no word vectors", ()
+        return orthonormal(len(attribute_names)), f"the identity, as there is no {as_csv}", ()
     V, notes = word_vectors(array, attribute_names, source, repair=repair)
     return V, source, notes
