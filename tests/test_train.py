@@ -181,7 +181,14 @@ def test_errors_before_training_name_what_is_wrong(tiny, tmp_path, finished, mon
 
 @pytest.mark.parametrize(
     "setting",
-    [("--epochs", "0"), ("--lr", "-1"), ("--seeds", "1", "1"), ("--backbone", "huge"), ("--nosuch", "1")],
+    [
+        ("--epochs", "0"),
+        ("--lr", "-1"),
+        ("--drop-path", "2"),
+        ("--seeds", "1", "1"),
+        ("--backbone", "huge"),
+        ("--nosuch", "1"),
+    ],
     ids=lambda setting: setting[0],
 )
 def test_a_setting_out_of_range_is_named(setting, capsys):

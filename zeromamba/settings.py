@@ -113,6 +113,8 @@ class Settings:
         for name in ("workers", "weight_decay", "lambda_sc"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"--{name.replace('_', '-')} is {getattr(self, name)}: expected 0 or more")
+        if self.drop_path is not None and not 0 <= self.drop_path < 1:
+            raise ValueError(f"--drop-path is {self.drop_path}: expected a rate from 0 to below 1, or None")
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"--seeds {self.seeds}: expected one or more different numbers")
 
