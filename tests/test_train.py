@@ -171,7 +171,7 @@ def test_errors_before_training_name_what_is_wrong(tiny, tmp_path, finished, mon
         choice = ("--backbone", backbone, "--weights", "released")
         assert problem in error_of("--dataset", tiny, *TINY, *choice, *out)
     monkeypatch.setitem(sys.modules, "timm", None)
-    assert "zeromamba[vit]" in error_of("--dataset", tiny, *TINY, "--backbone", "deit-small", *out)
+    assert "pip install -e '.[vit]'" in error_of("--dataset", tiny, *TINY, "--backbone", "deit-small", *out)
     file = tmp_path / "file"
     file.touch()
     assert str(file) in error_of("--dataset", tiny, *TINY, "--out", file / "run")

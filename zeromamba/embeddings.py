@@ -26,6 +26,7 @@ from zeromamba.data.benchmarks import BENCHMARKS, listed_attribute_names
 from zeromamba.data.folder import read_table
 from zeromamba.data.imagenet import CLASS_VECTORS, FOLDER, read_class_names
 from zeromamba.data.sources import where_to_get
+from zeromamba.extras import how_to_install
 from zeromamba.files import atomic_write
 
 
@@ -125,7 +126,7 @@ def read_vectors(path: Path) -> WordVectors:
     try:
         from gensim.models import KeyedVectors
     except ImportError as error:
-        raise ValueError(f"reading {path} needs gensim: pip install 'zeromamba[words]'") from error
+        raise ValueError(f"reading {path} needs gensim: {how_to_install('words')}") from error
     try:
         binary, header = _format(path)
         vectors: Any = KeyedVectors.load_word2vec_format(str(path), binary=binary, no_header=not header)

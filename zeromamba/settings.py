@@ -56,7 +56,7 @@ class Settings:
     variant: VariantName = "released"
     """released: dot-product logits through the kept ImageNet classifier; paper: cosine, from the pooled feature"""
     backbone: BackboneName = "small"
-    """the visual encoder; nano to base are VMamba's sizes; DeiT and ViT need the extra zeromamba[vit]"""
+    """the visual encoder; nano to base are VMamba's sizes; DeiT and ViT need the extra vit"""
     weights: Literal["released"] | Path | None = "released"
     """ImageNet weights that the backbone starts from: a released file, or "released", which looks for it in
     checkpoints/ under its own name; None trains from scratch"""

@@ -131,7 +131,7 @@ def test_a_broken_file_is_named(tmp_path, content):
 
 def test_without_gensim_the_error_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "gensim.models", None)
-    with pytest.raises(ValueError, match=r"needs gensim: pip install 'zeromamba\[words\]'"):
+    with pytest.raises(ValueError, match=r"needs gensim: pip install -e '\.\[words\]'"):
         embeddings.read_vectors(tmp_path / "f.bin")
 
 
