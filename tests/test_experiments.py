@@ -203,6 +203,15 @@ def test_printed_numbers_stand_beside_measured_ones(tiny):
     assert "all 200 classes, this run has 7: not comparable" in text
 
 
+def test_printed_numbers_do_not_stand_beside_a_folder_that_has_a_data_set_s_name(tiny):
+    data = replace(load_dataset(str(tiny), Path(), seed=0), name="cub")
+    settings = replace(base_settings("cub", False), dataset="./cub")
+    for name in ("table1", "figure6"):
+        cells = [run_module.Cell(row, data, settings, Path("nowhere")) for row in EXPERIMENTS[name].rows]
+        assert not any(printed_row(cell) for cell in cells)
+        assert "The paper prints no number" in markdown(EXPERIMENTS[name], cells, reduced=False)
+
+
 def test_a_sweep_stands_beside_the_printed_number_at_the_published_setting_alone(tiny):
     cub = replace(load_dataset(str(tiny), Path(), seed=0), name="cub")
     rows = {row.name: row for row in EXPERIMENTS["figure6"].rows}
@@ -216,7 +225,7 @@ def test_a_caption_names_the_finished_seeds_and_every_part_of_a_data_set(tiny, t
     data = load_dataset(str(tiny), Path(), seed=0)
     settings = replace(base_settings("cub", True), seeds=(0, 1))
     cells = [
-        run_module.Cell(row, replace(data, name=name), settings, tmp_path / name)
+        run_module.Cell(row, replace(data, name=name), replace(settings, dataset=name), tmp_path / name)
         for name in ("mine", "cub")
         for row in EXPERIMENTS["figure6"].rows[:1]
     ]
