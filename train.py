@@ -15,7 +15,7 @@ import torch
 import tyro
 
 from zeromamba import report
-from zeromamba.build import build_model, load_data, restore_model
+from zeromamba.build import build_model, load_data_sets, missing_weights, restore_model
 from zeromamba.checkpoint import Checkpoint, adopt_released, load_checkpoint
 from zeromamba.data import ZSLData
 from zeromamba.files import write_json
@@ -90,7 +90,11 @@ def main(argv: list[str] | None = None) -> None:
         folder = (
             command.resume or command.out or Path("runs", Path(settings.dataset).name, time.strftime("%F_%H-%M-%S"))
         )
-        data = load_data(settings)
+        if command.eval is None:
+            missing = missing_weights(settings)
+        else:
+            missing = [] if command.eval.is_file() else [f"--eval {command.eval}: there is no such file"]
+        (data,) = load_data_sets([settings], missing)
         if command.eval:
             ours = command.eval.suffix == ".safetensors"
             checkpoint = load_checkpoint(command.eval) if ours else adopt_released(command.eval, settings, data, gamma)

@@ -57,7 +57,7 @@ def build(name: str, *, drop_path: float, discretization: str, grad_checkpoint: 
     """
     if discretization != "euler":
         raise ValueError(f"--discretization {discretization}: {name} is a transformer, it has no scan to discretise")
-    model = _timm().create_model(
+    model = import_timm().create_model(
         name,
         pretrained=False,
         num_classes=0,
@@ -69,7 +69,8 @@ def build(name: str, *, drop_path: float, discretization: str, grad_checkpoint: 
     return TimmViT(model)
 
 
-def _timm() -> ModuleType:
+def import_timm() -> ModuleType:
+    """timm, or an ImportError that says why not and what to install."""
     try:
         return import_module("timm")
     except Exception as error:  # beside a torchvision made for another torch, timm's import raises RuntimeError
