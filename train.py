@@ -15,7 +15,7 @@ import torch
 import tyro
 
 from zeromamba import report
-from zeromamba.build import build_model, load_data, restore_model
+from zeromamba.build import build_model, load_data_sets, missing_weights, restore_model
 from zeromamba.checkpoint import RELEASED_SUFFIX, Checkpoint, adopt_released, check_adoptable, load_checkpoint
 from zeromamba.data import ZSLData
 from zeromamba.files import write_json
@@ -102,9 +102,13 @@ def main(argv: list[str] | None = None) -> None:
         device = pick_device(settings.device)
         gamma = settings.fixed_gamma()
         released = command.eval is not None and command.eval.suffix == RELEASED_SUFFIX
-        if command.eval and released:
-            check_adoptable(command.eval, settings, gamma)
-        data = load_data(settings)
+        if command.eval is None:
+            missing = missing_weights(settings)
+        else:
+            missing = [] if command.eval.is_file() else [f"--eval {command.eval}: there is no such file"]
+            if released and not missing:
+                check_adoptable(command.eval, settings, gamma)
+        (data,) = load_data_sets([settings], missing)
         if command.eval:
             checkpoint = (
                 adopt_released(command.eval, settings, data, gamma) if released else load_checkpoint(command.eval)

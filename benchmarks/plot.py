@@ -5,6 +5,7 @@ from typing import Any
 
 from benchmarks.cpu_paths import CpuRow
 from benchmarks.gpu import Row
+from zeromamba.extras import how_to_install
 
 
 def plot_gpu(rows: list[Row], title: str, path: Path) -> None:
@@ -55,7 +56,7 @@ def _pyplot() -> Any:
     try:
         import matplotlib
     except ImportError as error:
-        raise ImportError("--plot needs matplotlib: pip install 'zeromamba[figures]'") from error
+        raise ImportError(f"--plot needs matplotlib: {how_to_install('figures')}") from error
     matplotlib.use("Agg")
     from matplotlib import pyplot
 

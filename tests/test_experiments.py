@@ -4,6 +4,8 @@ import contextlib
 import csv
 import io
 import json
+import shutil
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -89,14 +91,11 @@ def test_another_seed_adds_to_a_run_and_a_backbone_that_cannot_be_imported_is_on
     finished, tiny, monkeypatch
 ):
     out, _ = finished
-    build_model = run_module.build_model
 
-    def without_timm(settings, V):
-        if settings.components == "baseline":
-            raise ImportError("timm not installed")
-        return build_model(settings, V)
+    def without_timm(settings):
+        return "timm not installed" if settings.components == "baseline" else None
 
-    monkeypatch.setattr(run_module, "build_model", without_timm)
+    monkeypatch.setattr(run_module, "unavailable", without_timm)
     run("table5", "--datasets", tiny, "--seeds", 0, 1, "--out", out)
     rows = table_of(out / "table5")
     assert rows["baseline"]["unavailable"] == "timm not installed"
@@ -141,6 +140,27 @@ def test_what_is_missing_is_named_before_anything_is_trained(tiny, tmp_path):
     with pytest.raises(SystemExit, match=r"vssm_small_0229\S*: no such weights file"):  # what is missing next
         main(["table7", "--datasets", str(tiny), "--out", str(tmp_path), "--protocol", "paper", "--gamma", "0"])
     assert not (tmp_path / "runs").exists()
+
+
+def test_all_that_is_missing_is_named_at_once(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "timm", None)
+    with pytest.raises(SystemExit) as end:
+        main(["figure1", "--data-root", "nowhere", "--device", "cpu"])
+    for file in ("vssm_small_0229_ckpt_epoch_222.pth", "vim_s_midclstok_80p5acc.pth", "local_vssm_small.ckpt"):
+        assert end.value.code.count(f"checkpoints/{file}: no such weights file") == 1
+    assert "python -m zeromamba.data.get vmamba --download" in end.value.code
+    for name in ("cub", "sun", "awa2"):
+        assert f"python -m zeromamba.data.get {name} --data-root nowhere" in end.value.code
+    assert "deit" not in end.value.code, "without timm, its weights would be of no use"
+
+
+def test_no_image_is_decoded_where_weights_are_missing(tiny, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(tiny, tmp_path / "broken")
+    (tmp_path / "broken/images/class 0/0.png").write_bytes(b"nothing")
+    with pytest.raises(SystemExit, match=r"\Aerror: checkpoints/vssm_small_0229\S*: no such weights file[^\n]*\Z"):
+        main(["table7", "--datasets", "broken", "--device", "cpu"])
 
 
 @pytest.mark.parametrize("dataset", ["demo", "cub", "sun", "awa2", "imagenet", "birds"])
@@ -203,6 +223,15 @@ def test_printed_numbers_stand_beside_measured_ones(tiny):
     assert "all 200 classes, this run has 7: not comparable" in text
 
 
+def test_printed_numbers_do_not_stand_beside_a_folder_that_has_a_data_set_s_name(tiny):
+    data = replace(load_dataset(str(tiny), Path(), seed=0), name="cub")
+    settings = replace(base_settings("cub", False), dataset="./cub")
+    for name in ("table1", "figure6"):
+        cells = [run_module.Cell(row, data, settings, Path("nowhere")) for row in EXPERIMENTS[name].rows]
+        assert not any(printed_row(cell) for cell in cells)
+        assert "The paper prints no number" in markdown(EXPERIMENTS[name], cells, reduced=False)
+
+
 def test_a_sweep_stands_beside_the_printed_number_at_the_published_setting_alone(tiny):
     cub = replace(load_dataset(str(tiny), Path(), seed=0), name="cub")
     rows = {row.name: row for row in EXPERIMENTS["figure6"].rows}
@@ -216,7 +245,7 @@ def test_a_caption_names_the_finished_seeds_and_every_part_of_a_data_set(tiny, t
     data = load_dataset(str(tiny), Path(), seed=0)
     settings = replace(base_settings("cub", True), seeds=(0, 1))
     cells = [
-        run_module.Cell(row, replace(data, name=name), settings, tmp_path / name)
+        run_module.Cell(row, replace(data, name=name), replace(settings, dataset=name), tmp_path / name)
         for name in ("mine", "cub")
         for row in EXPERIMENTS["figure6"].rows[:1]
     ]

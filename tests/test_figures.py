@@ -268,4 +268,4 @@ def test_missing_packages_are_named_with_what_installs_them(checkpoint, monkeypa
     message = error_of("gamma", checkpoint)
     assert "scikit-learn" in message
     assert "matplotlib" not in message
-    assert "zeromamba[figures]" in message
+    assert "pip install -e '.[figures]'" in message

@@ -2,6 +2,8 @@
 
 from dataclasses import replace
 
+import pytest
+
 from zeromamba.data import load_demo
 from zeromamba.report import METRICS, result_table, show
 from zeromamba.settings import preset
@@ -19,3 +21,11 @@ def test_several_seeds_fit_a_terminal_of_80_columns():
     assert shown.count("47.7") == shown.count("± 33.6") == len(METRICS)
     for text in ("this run [1]", "chance", "paper [2]", "0.123", "-0.0567", "0.891", "drawn by hand", "3 seeds"):
         assert text in shown, text
+
+
+@pytest.mark.parametrize(("dataset", "beside"), [("awa2", True), ("./awa2", False)])
+def test_the_paper_s_row_is_for_its_data_set_not_for_a_folder_of_that_name(dataset, beside):
+    data = replace(load_demo(), name="awa2")
+    result = dict.fromkeys(METRICS, 0.5) | {"gamma": 0.1, "chosen_by": "drawn by hand"}
+    shown = show(result_table(preset(dataset, "small"), data, [result]))
+    assert ("paper [2]" in shown) == ("all 50 classes" in shown) == beside

@@ -109,7 +109,7 @@ def test_released_weights_are_read_strictly(timm, tmp_path, name):
 
 def test_without_timm_the_error_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "timm", None)
-    with pytest.raises(ImportError, match=r"DeiT and ViT come from timm, .* pip install 'zeromamba\[vit\]'"):
+    with pytest.raises(ImportError, match=r"DeiT and ViT come from timm, .* pip install -e '\.\[vit\]'"):
         build_backbone("deit-small")
 
 

@@ -13,6 +13,7 @@ from killing import REPO, run_killed
 from safetensors.torch import load_file
 
 import train
+from zeromamba.build import load_data
 from zeromamba.checkpoint import load_checkpoint
 from zeromamba.settings import Settings, preset
 
@@ -63,6 +64,16 @@ def test_test_images_choose_nothing_by_default(finished):
     assert not any("ausuc" in record for record in seed["history"]["final"])
     assert len(seed["history"]["final"]) == seed["epoch"]
     assert seed["gamma"] == seed["validation"]["gamma"]
+
+
+@pytest.mark.parametrize("protocol", ["validation", "paper"])
+def test_what_was_taken_where_there_was_a_choice_is_noted(protocol, tiny, capsys):
+    data = load_data(Settings(dataset=str(tiny), protocol=protocol))
+    printed = capsys.readouterr().out
+    assert f"note: word vectors: the identity, as there is no {tiny / 'word_vectors.csv'}" in printed
+    names = ", ".join(data.class_names[c] for c in data.val_classes)
+    held_out = f"note: classes held out for validation: {names} (2 of 5 seen classes, drawn with seed 0)"
+    assert (held_out in printed) == (protocol == "validation"), "the paper's protocol trains on all seen classes"
 
 
 @pytest.mark.parametrize("step", [2, 4, 7], ids=["first epoch", "second epoch", "final fit"])
@@ -162,7 +173,7 @@ def test_errors_before_training_name_what_is_wrong(tiny, tmp_path, finished, mon
         choice = ("--backbone", backbone, "--weights", "released")
         assert problem in error_of("--dataset", tiny, *TINY, *choice, *out)
     monkeypatch.setitem(sys.modules, "timm", None)
-    assert "zeromamba[vit]" in error_of("--dataset", tiny, *TINY, "--backbone", "deit-small", *out)
+    assert "pip install -e '.[vit]'" in error_of("--dataset", tiny, *TINY, "--backbone", "deit-small", *out)
     file = tmp_path / "file"
     file.touch()
     assert str(file) in error_of("--dataset", tiny, *TINY, "--out", file / "run")
@@ -172,7 +183,14 @@ def test_errors_before_training_name_what_is_wrong(tiny, tmp_path, finished, mon
 
 @pytest.mark.parametrize(
     "setting",
-    [("--epochs", "0"), ("--lr", "-1"), ("--seeds", "1", "1"), ("--backbone", "huge"), ("--nosuch", "1")],
+    [
+        ("--epochs", "0"),
+        ("--lr", "-1"),
+        ("--drop-path", "2"),
+        ("--seeds", "1", "1"),
+        ("--backbone", "huge"),
+        ("--nosuch", "1"),
+    ],
     ids=lambda setting: setting[0],
 )
 def test_a_setting_out_of_range_is_named(setting, capsys):

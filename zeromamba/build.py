@@ -1,5 +1,7 @@
 """Put data and model together from settings; backbones are named in their registry, weights are in files."""
 
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from torch import Tensor
@@ -8,9 +10,10 @@ from .ablations import Baseline, WithoutGRL, WithoutSLP
 from .backbones import REGISTRY, BackboneName, build_backbone
 from .checkpoint import Checkpoint, in_zeromamba
 from .data import ZSLData, load_dataset
+from .data.sources import SOURCES
 from .model import ZeroMamba, ZeroShotModel
 from .settings import Settings
-from .weights import load_strict
+from .weights import Released, listing, load_strict
 
 PRETRAINED_PARTS = ("backbone.", "grl.head.")  # what an ImageNet checkpoint covers
 
@@ -28,9 +31,35 @@ def load_data(settings: Settings) -> ZSLData:
         repair_word_vectors=settings.protocol_rules.repair_word_vectors,
         check_images=settings.check_images,
     )
-    for note in data.notes:
+    for note in (*data.notes, *_choices(settings, data)):
         print(f"note: {note}")
     return data
+
+
+def load_data_sets(runs: Sequence[Settings], missing: Sequence[str]) -> list[ZSLData]:
+    """The data set of each run, as `load_data`; of all that is missing, `missing` before it, one error tells.
+
+    Raises:
+        FileNotFoundError: for all that is missing; then no image is decoded that need not be.
+        ValueError: as `load_dataset`.
+    """
+    data, lacking = [], [*missing]
+    for settings in runs:
+        try:
+            data.append(load_data(replace(settings, check_images=settings.check_images and not lacking)))
+        except FileNotFoundError as error:
+            lacking.append(str(error))
+    if lacking:
+        raise FileNotFoundError("\n".join(dict.fromkeys(lacking)))
+    return data
+
+
+def _choices(settings: Settings, data: ZSLData) -> Iterator[str]:
+    """What was taken where there was a choice."""
+    yield f"word vectors: {data.word_vectors_source}"
+    if settings.protocol == "validation":
+        held_out = listing(data.class_names[c] for c in data.val_classes)
+        yield f"classes held out for validation: {held_out} ({data.val_source})"
 
 
 def build_model(settings: Settings, V: Tensor) -> ZeroShotModel:
@@ -46,17 +75,28 @@ def build_model(settings: Settings, V: Tensor) -> ZeroShotModel:
     return model
 
 
+def missing_weights(settings: Settings) -> list[str]:
+    """Where to get the weights file that the settings name, if it is not here; nothing is built or read for it.
+
+    Raises:
+        ImportError, ValueError: as `build_model`, of the backbone's package and of weights that nobody released.
+    """
+    REGISTRY[settings.backbone].needs()
+    try:
+        if (path := settings.weights_file()) is not None:
+            _format_of(settings.backbone, path)
+    except FileNotFoundError as error:
+        return [str(error)]
+    return []
+
+
 def load_pretrained(model: ZeroShotModel, backbone: BackboneName, path: Path) -> None:
     """Start the backbone, and GRL's head where it keeps one, from released ImageNet weights, strictly.
 
     Raises:
         FileNotFoundError, ValueError: there is no such file, or it does not fit the model; the message names both.
     """
-    released, url = REGISTRY[backbone].released, REGISTRY[backbone].url
-    if released is None:
-        raise ValueError(f"--weights {path}: no weights were ever released for backbone {backbone!r}: give None")
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such weights file" + (f"; get it from {url}" if url else ""))
+    released = _format_of(backbone, path)
     keep_head = any(name.startswith("grl.head.") for name, _ in model.named_parameters())
     state = {
         in_zeromamba(name): tensor
@@ -64,6 +104,19 @@ def load_pretrained(model: ZeroShotModel, backbone: BackboneName, path: Path) ->
         if keep_head or not name.startswith("head.")
     }
     load_strict(model, state, path, PRETRAINED_PARTS)
+
+
+def _format_of(backbone: BackboneName, path: Path) -> Released:
+    """The format of a backbone's weights, after a look that they are there."""
+    entry = REGISTRY[backbone]
+    if entry.released is None:
+        raise ValueError(f"--weights {path}: no weights were ever released for backbone {backbone!r}: give None")
+    if not path.is_file():
+        advice = f"; get it from {entry.url}" if entry.url else ""
+        if any(part.path == entry.file for source in SOURCES["vmamba"] for part in source.parts):
+            advice += ", or into checkpoints/ by python -m zeromamba.data.get vmamba --download"
+        raise FileNotFoundError(f"{path}: no such weights file{advice}")
+    return entry.released
 
 
 def restore_model(checkpoint: Checkpoint, settings: Settings) -> ZeroShotModel:

@@ -26,6 +26,7 @@ from zeromamba.data.benchmarks import BENCHMARKS, listed_attribute_names
 from zeromamba.data.folder import read_table
 from zeromamba.data.imagenet import CLASS_VECTORS, FOLDER, read_class_names
 from zeromamba.data.sources import where_to_get
+from zeromamba.extras import how_to_install
 from zeromamba.files import atomic_write
 
 
@@ -125,7 +126,7 @@ def read_vectors(path: Path) -> WordVectors:
     try:
         from gensim.models import KeyedVectors
     except ImportError as error:
-        raise ValueError(f"reading {path} needs gensim: pip install 'zeromamba[words]'") from error
+        raise ValueError(f"reading {path} needs gensim: {how_to_install('words')}") from error
     try:
         binary, header = _format(path)
         vectors: Any = KeyedVectors.load_word2vec_format(str(path), binary=binary, no_header=not header)
@@ -163,6 +164,8 @@ class CommandLine:
     """where cub, sun, awa2 and imagenet are"""
     out: Path | None = None
     """file to write, .pkl, .npy or .csv; by default the one that train.py reads"""
+    overwrite: bool = False
+    """replace the file that is there, such as the shared one that zeromamba.data.get fetched"""
 
 
 def names_of(command: CommandLine) -> tuple[tuple[str, ...], Path]:
@@ -251,8 +254,8 @@ def main(argv: list[str] | None = None) -> None:
         out = command.out or usual
         if out.suffix not in (".pkl", ".npy", ".csv"):
             raise ValueError(f"--out {out}: expected a name that ends in .pkl, .npy or .csv")
-        if out.exists():
-            raise ValueError(f"{out} is there already: remove it, or give another --out")
+        if out.exists() and not command.overwrite:
+            raise ValueError(f"{out} is there already: give --overwrite to replace it, or another --out")
         array = make(command, names, read_vectors(command.vectors))
         write(out, names, array)
     except (ValueError, OSError) as error:

@@ -39,9 +39,9 @@ def aggregate(results: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
     }
 
 
-def incomparable(data: ZSLData) -> str:
+def incomparable(settings: Settings, data: ZSLData) -> str:
     """What keeps a number on `data` from standing beside a printed one; empty where nothing does."""
-    classes = PAPER_CLASSES.get(data.name, len(data.class_names))
+    classes = PAPER_CLASSES.get(settings.dataset, len(data.class_names))
     if len(data.class_names) == classes:
         return ""
     return f"; all {classes} classes, this run has {len(data.class_names)}: not comparable"
@@ -61,11 +61,11 @@ def result_table(settings: Settings, data: ZSLData, results: list[dict[str, Any]
     measured = (mean_and_deviation([r[m] for r in results]).replace(" ±", "\n±") for m in METRICS)
     table.add_row("this run \\[1]", *measured, "\n".join(f"{r['gamma']:.3g}" for r in results))
     table.add_row("chance", f"{100 / len(data.unseen):.1f}")
-    if printed := main_result(data.name):
+    if printed := main_result(settings.dataset):  # not data.name: a folder of one's own may be called awa2
         values = (getattr(printed, m) for m in PRINTED_METRICS)
-        gamma = f"{PAPER_GAMMA[data.name]:g}" if data.name in PAPER_GAMMA else ""
+        gamma = f"{PAPER_GAMMA[settings.dataset]:g}" if settings.dataset in PAPER_GAMMA else ""
         table.add_row("paper \\[2]", *("" if v is None else f"{v:.1f}" for v in values), "", gamma)
-        notes.append(f"[2] {printed.source}: VMamba-Small, 448 px; {PAPER_CHOICE}{incomparable(data)}")
+        notes.append(f"[2] {printed.source}: VMamba-Small, 448 px; {PAPER_CHOICE}{incomparable(settings, data)}")
     table.caption = escape("\n".join(notes))
     return table
 

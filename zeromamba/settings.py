@@ -56,7 +56,7 @@ class Settings:
     variant: VariantName = "released"
     """released: dot-product logits through the kept ImageNet classifier; paper: cosine, from the pooled feature"""
     backbone: BackboneName = "small"
-    """the visual encoder; nano to base are VMamba's sizes; DeiT and ViT need the extra zeromamba[vit]"""
+    """the visual encoder; nano to base are VMamba's sizes; DeiT and ViT need the extra vit"""
     weights: Literal["released"] | Path | None = "released"
     """ImageNet weights that the backbone starts from: a released file, or "released", which looks for it in
     checkpoints/ under its own name; None trains from scratch"""
@@ -113,6 +113,8 @@ class Settings:
         for name in ("workers", "weight_decay", "lambda_sc"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"--{name.replace('_', '-')} is {getattr(self, name)}: expected 0 or more")
+        if self.drop_path is not None and not 0 <= self.drop_path < 1:
+            raise ValueError(f"--drop-path is {self.drop_path}: expected a rate from 0 to below 1, or None")
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"--seeds {self.seeds}: expected one or more different numbers")
 

@@ -187,7 +187,9 @@ def test_plain_pickle_that_runs_code(cub, error_of, tmp_path, option):
 def test_released_checkpoint_without_a_gamma(cub, error_of, tmp_path):
     """Without one, gamma would be chosen on the test images."""
     cub.write()
-    assert "give --gamma" in error_of("--eval", tmp_path / "CUB_bestGZSL.pth")
+    path = tmp_path / "CUB_bestGZSL.pth"
+    path.touch()
+    assert "give --gamma" in error_of("--eval", path)
 
 
 def test_what_is_no_checkpoint(cub, error_of, tmp_path):
@@ -200,3 +202,14 @@ def test_what_is_no_checkpoint(cub, error_of, tmp_path):
     (tmp_path / "seed-0").mkdir()
     (tmp_path / "seed-0" / "model.safetensors").touch()
     assert "is a folder: give a file of weights, as " in error_of("--eval", tmp_path / "seed-0")
+
+
+@pytest.mark.parametrize("option", [("--backbone", "tiny", "--weights"), ("--eval",)], ids=["weights", "eval"])
+def test_weights_that_are_missing_are_found_before_an_image_is_decoded(cub, error_of, option):
+    spoil_image(cub)
+    cub.write()
+    assert "nowhere.pth: " in error_of(*option, "nowhere.pth")
+    (cub.splits / "res101.mat").unlink()
+    message = error_of(*option, "nowhere.pth")
+    assert "nowhere.pth: " in message
+    assert "res101.mat" in message, "what is missing of the data set is named with it"

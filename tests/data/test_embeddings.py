@@ -131,7 +131,7 @@ def test_a_broken_file_is_named(tmp_path, content):
 
 def test_without_gensim_the_error_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "gensim.models", None)
-    with pytest.raises(ValueError, match=r"needs gensim: pip install 'zeromamba\[words\]'"):
+    with pytest.raises(ValueError, match=r"needs gensim: pip install -e '\.\[words\]'"):
         embeddings.read_vectors(tmp_path / "f.bin")
 
 
@@ -146,7 +146,14 @@ def test_a_folder_s_attributes_get_vectors_that_its_loader_reads(tmp_path, capsy
     data = load_dataset(str(tiny_folder), tmp_path, seed=0)
     np.testing.assert_allclose(data.V[0], known["legs"], rtol=1e-6)
     np.testing.assert_allclose(data.V[1], known["red"] + known["brown"], rtol=1e-6)
-    assert "is there already" in run(tiny_folder, "--vectors", path), "nothing is written over"
+    before = (tiny_folder / "word_vectors.csv").read_bytes()
+    other = write_word2vec(tmp_path / "other.bin", vocabulary("wings", "legs"))
+    assert "is there already: give --overwrite" in run(tiny_folder, "--vectors", other), (
+        "nothing is written over unasked"
+    )
+    assert (tiny_folder / "word_vectors.csv").read_bytes() == before
+    assert run(tiny_folder, "--vectors", other, "--overwrite") is None
+    assert (tiny_folder / "word_vectors.csv").read_bytes() != before
 
 
 @pytest.mark.parametrize("suffix", [".npy", ".pkl", ".csv"])
@@ -171,7 +178,7 @@ def tiny_folder(tmp_path):
     rows = ["class,number_of_legs (six),red-brown,wings"]
     for k in range(5):
         (folder / "images" / f"c{k}").mkdir(parents=True)
-        for i in range(2):
+        for i in range(3):
             Image.new("RGB", (8, 8)).save(folder / "images" / f"c{k}" / f"{i}.png")
         rows.append(f"c{k},{k},1,{k % 2}")
     (folder / "attributes.csv").write_text("\n".join(rows))

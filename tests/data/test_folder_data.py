@@ -14,7 +14,7 @@ from PIL import Image
 from zeromamba.data import ZSLData, load_dataset, validation_split
 from zeromamba.data.folder import read_table
 
-COUNTS = {"ant": 10, "bee": 5, "cat, tabby": 4, "dög": 2, "elk": 3, "fox": 6}
+COUNTS = {"ant": 10, "bee": 5, "cat, tabby": 4, "dög": 3, "elk": 3, "fox": 6}
 SUFFIXES = ["jpg", "JPEG", "png", "bmp", "webp"]
 
 
@@ -59,7 +59,7 @@ def test_reads_a_folder(pets):
 def test_seen_images_are_split_once_and_by_class(pets):
     data = load(pets)
     parts = torch.cat([data.trainval, data.test_seen, data.test_unseen])
-    assert parts.sort().values.tolist() == list(range(30))
+    assert parts.sort().values.tolist() == list(range(31))
     assert data.labels[data.test_seen].bincount(minlength=6).tolist() == [2, 0, 1, 1, 0, 1]
     assert data.test_seen.tolist() == load(pets).test_seen.tolist()
     assert any(load(pets, seed=s).test_seen.tolist() != data.test_seen.tolist() for s in range(1, 4))
@@ -69,7 +69,7 @@ def test_seen_images_are_split_once_and_by_class(pets):
 def test_without_word_vectors_attributes_get_orthonormal_rows(pets):
     data = load(pets)
     torch.testing.assert_close(data.V @ data.V.T, torch.eye(3))
-    assert "no word vectors" in data.word_vectors_source
+    assert data.word_vectors_source == f"the identity, as there is no {pets / 'word_vectors.csv'}"
 
 
 def test_word_vectors_from_csv_are_matched_by_name(pets):
@@ -107,7 +107,7 @@ def edit(path, old, new):
 @pytest.mark.parametrize(
     ("file", "old", "new", "message"),
     [
-        ("attributes.csv", "fox,4,0,1", "fix,4,0,1", r"attributes\.csv has no line for these folders .*: fox"),
+        ("attributes.csv", "fox,4,0,1", "fix,4,0,1", r"attributes\.csv has no line for these folders .*: 'fox'"),
         ("attributes.csv", "ant,6,0,0", "ant,6,nan,0", r"attributes\.csv: line 3, column 3: 'nan', expected a fin"),
         ("attributes.csv", "ant,6,0,0", "ant,6,,0", r"attributes\.csv: line 3, column 3: '', expected a finite"),
         ("attributes.csv", "ant,6,0,0", "ant,six,0,0", r"attributes\.csv: line 3, column 2: 'six'"),
@@ -115,8 +115,12 @@ def edit(path, old, new):
         ("attributes.csv", "ant,6,0,0", "ant,0,0,0", r"attributes\.csv: all attributes of class 'ant' are zero"),
         ("attributes.csv", "bee,6", "ant,6", r"attributes\.csv: line 4: 'ant' is there more than once"),
         ("attributes.csv", "wings", "legs", r"attributes\.csv: line 1 has the column 'legs' more than once"),
-        ("attributes.csv", ",", ";", r"attributes\.csv: one column, expected a name and numbers, separated by com"),
-        ("unseen.txt", "elk", "emu", r"unseen\.txt: images/ has no folder for 'emu'"),
+        ("attributes.csv", ",", " ", r"attributes\.csv: one column, expected a name and numbers, separated by com"),
+        ("attributes.csv", ",", ";", r"attributes\.csv: one column, it has semicolons, expected .* by commas"),
+        ("attributes.csv", ",", "\t", r"attributes\.csv: one column, it has tabs, expected .* by commas"),
+        ("attributes.csv", "cat, tabby", "Cat,_tabby", r"no line for .*: 'cat, tabby' \(is it 'Cat,_tabby'\?\)"),
+        ("unseen.txt", "elk", "emu", r"unseen\.txt: images/ has no folder for 'emu'; .*add the folder, or remove"),
+        ("unseen.txt", "elk", "ELK", r"unseen\.txt: images/ has no folder for 'ELK' \(is it 'elk'\?\)"),
         ("unseen.txt", "elk", "bee", r"unseen\.txt: 'bee' is there more than once"),
         ("unseen.txt", "elk\nbee", "", r"unseen\.txt is empty"),
         ("unseen.txt", "elk", "\n".join(n for n in COUNTS if n != "bee"), r"unseen\.txt lists every class"),
@@ -144,10 +148,45 @@ def test_missing_piece(pets, name):
         load(pets)
 
 
-def test_class_with_one_image(pets):
+def test_a_seen_class_needs_three_images(pets):
+    """One to train on, one to validate with, one to test with: any fewer, and a run would end after its first epoch."""
     (pets / "images/dög/0.jpg").unlink()
-    with pytest.raises(ValueError, match=r"fewer than 2 images .*: dög \(1\)"):
+    with pytest.raises(ValueError, match=r"fewer than 3 images .* in 1 of 4 class folders that need them: dög \(2\)"):
         load(pets)
+
+
+def test_an_unseen_class_needs_one_image(pets):
+    for name in ("0.jpg", "1.JPEG"):
+        (pets / "images/elk" / name).unlink()
+    assert load(pets).labels.bincount()[4] == 1
+    (pets / "images/elk/2.png").unlink()
+    with pytest.raises(ValueError, match=r"fewer than 1 images .* in 1 of 6 class folders that need them: elk \(0\)"):
+        load(pets)
+
+
+def test_three_images_a_seen_class_train_validate_and_test(pets):
+    for name in COUNTS:
+        for path in sorted((pets / "images" / name).glob("[3-9].*")):
+            path.unlink()
+    data = load(pets)
+    for part in (data.test_seen, data.trainval):
+        assert torch.equal(data.labels[part].unique(), data.seen)
+    split = validation_split(data, seed=0)
+    assert data.labels[split.train].tolist() == data.labels[split.val_seen].tolist()
+    assert len(split.val_unseen)
+
+
+def test_files_that_are_not_used_are_counted(pets):
+    (note,) = [note for note in load(pets).notes if "not used" in note]
+    assert note.endswith("images: 1 files are not used: 1 with endings other than .jpg .jpeg .png .bmp .webp")
+    (pets / "images/ant/notes.txt").unlink()
+    assert not any("not used" in note for note in load(pets).notes), "hidden files go without saying"
+    for path in ("loose.png", "bee/young/1.png", "bee/young/2.txt", "elk/9.tiff"):
+        (pets / "images" / path).parent.mkdir(exist_ok=True)
+        (pets / "images" / path).touch()
+    (note,) = [note for note in load(pets).notes if "not used" in note]
+    for words in ("4 files are not used", "1 in no class folder", "2 in subfolders of a class", "1 with endings"):
+        assert words in note
 
 
 def test_no_class_folders(pets):
@@ -159,7 +198,7 @@ def test_no_class_folders(pets):
 
 def test_file_that_is_no_image(pets):
     (pets / "images/elk/2.png").write_bytes(b"nothing")
-    with pytest.raises(ValueError, match=r"1 of 30 images cannot be decoded:\n.*elk/2\.png"):
+    with pytest.raises(ValueError, match=r"1 of 31 images cannot be decoded:\n.*elk/2\.png"):
         load(pets)
 
 

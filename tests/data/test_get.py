@@ -1,6 +1,7 @@
 """The command that says what a data folder lacks, and fetches it."""
 
 import io
+import pickle
 import tarfile
 import zipfile
 from dataclasses import replace
@@ -8,6 +9,7 @@ from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
 
+import numpy as np
 import pytest
 
 from zeromamba.data import BENCHMARKS, get, load_dataset
@@ -57,6 +59,7 @@ def test_the_table_has_what_the_loader_reads(name):
     assert {f"xlsa17/data/{row.split}/{file}" for file in ("res101.mat", "att_splits.mat")} < set(paths)
     assert row.word_vectors in paths
     assert [part.images for part in parts if part.images] == [row.images]
+    assert [(part.path, part.vectors) for part in parts if part.vectors] == [(row.word_vectors, row.attributes)]
     assert any(path.startswith(f"{row.root}/") for path in paths)
     assert any(path.endswith(f"/{row.attribute_file}") for path in paths)
     assert f"python -m zeromamba.data.get {name} --data-root here" in where_to_get(name, "here")
@@ -156,6 +159,25 @@ def test_a_file_of_the_user_s_own_is_never_replaced(tmp_path, capsys):
     with pytest.raises(ValueError, match="is there, but not the published file"):
         get.fetch(source, get.CommandLine("cub", data_root=tmp_path))
     assert mine.read_bytes() == b"my own"
+
+
+def test_word_vectors_that_were_made_anew_count_as_there(tmp_path, capsys):
+    """`zeromamba.embeddings cub --overwrite` writes a file of another size than the published one."""
+    path = tmp_path / "w2v/CUB_attribute.pkl"
+    path.parent.mkdir()
+    for array, told in (
+        (np.ones((312, 300)), f"ok  {path}  (there, but not the published file)"),
+        (
+            np.ones((85, 300)),
+            f"--  {path}  (there, but not to be used: {path}: word vectors of shape (85, 300), expected",
+        ),
+    ):
+        path.write_bytes(pickle.dumps(array, protocol=4))
+        run("cub", "--data-root", tmp_path, "--checkpoints", tmp_path)
+        assert told in capsys.readouterr().out
+    path.write_bytes(path.read_bytes()[:1000])
+    run("cub", "--data-root", tmp_path, "--checkpoints", tmp_path)
+    assert f"--  {path}  (there, but not to be used: {path}: not a readable pickle" in capsys.readouterr().out
 
 
 def test_either_file_of_class_names_will_do(tmp_path, capsys):

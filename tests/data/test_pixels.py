@@ -41,6 +41,84 @@ def test_every_mode_becomes_rgb(images):
     torch.testing.assert_close(grey[0], grey[2])
 
 
+def read(path, image, **options):
+    """What is made of an image that was saved under a name, after the check has passed it."""
+    image.save(path, **options)
+    files = ImageFiles(path.parent, [path.name])
+    check_files(files, "")
+    return np.asarray(files.load(0)).astype(int)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp"])
+def test_a_picture_is_turned_as_its_camera_says(tmp_path, suffix, orientation):
+    upright = np.zeros((16, 32, 3), np.uint8)
+    upright[:8, :8] = 255, 0, 0
+    upright[8:, 24:] = 0, 0, 255
+    undo = (None, 0, 3, 1, 5, 2, 6, 4)[orientation - 1]  # Image.Transpose: how a camera so held stores it
+    exif = Image.Exif()
+    exif[0x112] = orientation
+    stored = Image.fromarray(upright)
+    stored = stored if undo is None else stored.transpose(undo)
+    assert (stored.size == (32, 16)) == (orientation < 5)
+    shown = read(tmp_path / f"picture.{suffix}", stored, exif=exif, quality=100, subsampling=0, lossless=True)
+    assert abs(shown - upright).max() < 8
+
+
+@pytest.mark.parametrize(
+    "suffix", ["png", "webp"]
+)  # of a JPEG, Pillow reads EXIF when it opens it, and passes over this
+def test_exif_that_cannot_be_read_turns_nothing_and_stops_nothing(tmp_path, suffix):
+    stored = Image.new("RGB", (32, 16), "red")
+    assert read(tmp_path / f"picture.{suffix}", stored, exif=b"Exif\0\0nothing").shape == (16, 32, 3)
+
+
+def test_sixteen_bits_of_grey_are_the_same_picture_as_eight(tmp_path):
+    eight = np.arange(256, dtype=np.uint8)[None].repeat(4, 0)
+    for values in (eight.astype(np.uint16) * 257, eight.astype(np.uint16) * 257 + 128 * (eight < 255)):
+        shown = read(tmp_path / "grey.png", Image.fromarray(values.astype(np.uint16)))
+        np.testing.assert_array_equal(shown, eight[..., None].repeat(3, 2))
+
+
+COLOUR = Image.merge("RGBA", [Image.new("L", (8, 4), value) for value in (200, 100, 0, 255)])
+COLOUR.paste((0, 255, 0, 0), (4, 0, 8, 4))  # a hidden green on the right
+
+
+@pytest.mark.parametrize(
+    ("image", "options", "left"),
+    [
+        (COLOUR, {}, (200, 100, 0)),
+        (COLOUR.convert("LA"), {}, (118, 118, 118)),
+        (COLOUR.quantize(4), {}, (200, 100, 0)),
+        (COLOUR.convert("RGB"), {"transparency": (0, 255, 0)}, (200, 100, 0)),
+        (Image.fromarray(np.uint16([[0, 0, 7, 7]])), {"transparency": 7}, (0, 0, 0)),
+    ],
+    ids=["RGBA", "LA", "palette", "key colour", "key of 16 bits"],
+)
+def test_what_is_transparent_is_white(tmp_path, image, options, left):
+    shown = read(tmp_path / "picture.png", image, **options)
+    assert (shown[:, : image.width // 2] == left).all()
+    assert (shown[:, image.width // 2 :] == 255).all()
+
+
+def test_half_transparent_is_half_white(tmp_path):
+    assert (
+        abs(read(tmp_path / "picture.png", Image.new("RGBA", (2, 2), (100, 0, 200, 128))) - (177, 127, 227)).max() <= 1
+    )
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.float32])
+def test_numbers_without_a_white_are_refused(tmp_path, dtype):
+    path = tmp_path / "depth.png"
+    Image.fromarray(np.ones((4, 4), dtype)).save(path, format="TIFF")
+    files = ImageFiles(tmp_path, [path.name])
+    for action in (lambda: check_files(files, ""), lambda: files.load(0)):
+        with pytest.raises(
+            ValueError, match=r"depth\.png.*mode [IF] does not say which number is white: save it with 8"
+        ):
+            action()
+
+
 def test_travels_to_worker_processes(images):
     dataset = ImageDataset(images, torch.arange(4), 8)
     there = pickle.loads(pickle.dumps(dataset))

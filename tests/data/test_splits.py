@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -45,6 +46,16 @@ def test_validation_split_depends_on_the_seed_alone(cub):
 def test_holdout_out_of_range(cub, holdout):
     with pytest.raises(ValueError, match=f"holdout is {holdout}"):
         validation_split(cub.load(), seed=0, holdout=holdout)
+
+
+def test_a_data_set_that_leaves_nothing_to_validate_with_is_refused_when_it_is_loaded(cub):
+    of_seen = np.arange(1, 31)
+    cub.att_splits["trainval_loc"] = of_seen[of_seen % 6 == 1][:, None]  # one image of each of the five classes
+    with pytest.raises(ValueError, match=r"cub: each of the 3 seen classes .* a single image to train on.*add images"):
+        cub.load()
+    cub.att_splits["trainval_loc"] = of_seen[of_seen % 6 > 2][:, None]
+    cub.att_splits["test_seen_loc"] = of_seen[of_seen % 6 == 0][:, None]
+    assert len(validation_split(cub.load(), seed=0).val_seen) == 3
 
 
 @given(count=st.integers(3, 60), seed=st.integers(0, 9))

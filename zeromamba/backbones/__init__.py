@@ -44,6 +44,7 @@ class Entry:
     released: Released | None = None  # reads its released weights as the state of an `ImageNetClassifier`
     url: str | None = None  # where they are
     file: str | None = None  # the name under which they are looked for
+    needs: Callable[[], object] = lambda: None  # raises ImportError where a package that it needs cannot be imported
 
 
 def _vmamba(size: vmamba.SizeName, file: str) -> Entry:
@@ -55,7 +56,9 @@ def _vmamba(size: vmamba.SizeName, file: str) -> Entry:
 def _deit(size: str, file: str) -> Entry:
     build = partial(timm_vit.build, f"deit_{size}_patch16_224")
     url = f"https://dl.fbaipublicfiles.com/deit/{file}"
-    return Entry(f"DeiT-{size.capitalize()}", build, released=timm_vit.DEIT, url=url, file=file)
+    return Entry(
+        f"DeiT-{size.capitalize()}", build, released=timm_vit.DEIT, url=url, file=file, needs=timm_vit.import_timm
+    )
 
 
 _VIM = "https://huggingface.co/hustvl/Vim-small-midclstok/resolve/main/vim_s_midclstok_80p5acc.pth"
@@ -95,6 +98,7 @@ REGISTRY: dict[BackboneName, Entry] = {
         timm_vit.VIT,
         f"https://huggingface.co/timm/{_VIT}/resolve/main/model.safetensors",
         f"{_VIT}.safetensors",
+        timm_vit.import_timm,
     ),
     # what stands in for the ones above where an experiment is run at a reduced size: four of the same blocks
     "vim-nano": Entry("Vim-Nano", partial(Vim, 128, 4, state=4)),

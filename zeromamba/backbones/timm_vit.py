@@ -1,4 +1,4 @@
-"""DeiT (Touvron et al. 2021) and ViT (Dosovitskiy et al. 2020), from timm: the optional extra `zeromamba[vit]`."""
+"""DeiT (Touvron et al. 2021) and ViT (Dosovitskiy et al. 2020), from timm: the optional extra `vit`."""
 
 from importlib import import_module
 from types import ModuleType
@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..data.pixels import IMAGENET_MEAN, IMAGENET_STD
+from ..extras import how_to_install
 from ..weights import Released
 from .interface import Backbone, Features, check_images
 
@@ -56,7 +57,7 @@ def build(name: str, *, drop_path: float, discretization: str, grad_checkpoint: 
     """
     if discretization != "euler":
         raise ValueError(f"--discretization {discretization}: {name} is a transformer, it has no scan to discretise")
-    model = _timm().create_model(
+    model = import_timm().create_model(
         name,
         pretrained=False,
         num_classes=0,
@@ -68,13 +69,14 @@ def build(name: str, *, drop_path: float, discretization: str, grad_checkpoint: 
     return TimmViT(model)
 
 
-def _timm() -> ModuleType:
+def import_timm() -> ModuleType:
+    """timm, or an ImportError that says why not and what to install."""
     try:
         return import_module("timm")
     except Exception as error:  # beside a torchvision made for another torch, timm's import raises RuntimeError
         raise ImportError(
             f"DeiT and ViT come from timm, which cannot be imported here ({type(error).__name__}: {error}). "
-            "Install it with pip install 'zeromamba[vit]', with a torchvision that belongs to this torch"
+            f"Install it with {how_to_install('vit')}, and a torchvision that belongs to this torch"
         ) from error
 
 

@@ -47,6 +47,12 @@ def load_dataset(
         FileNotFoundError: for files that are missing, with what to get, from whom, and where to put it.
         ValueError: for an unknown data set and for whatever is wrong in a file, naming file and field.
     """
+    data = _load(name_or_path, data_root, seed, repair_word_vectors, check_images)
+    validation_split(data, seed)  # how many images it has does not depend on a seed: now is the time to find too few
+    return data
+
+
+def _load(name_or_path: str, data_root: Path, seed: int, repair_word_vectors: bool, check_images: bool) -> ZSLData:
     if name_or_path == "demo":
         return load_demo()
     if name_or_path in BENCHMARKS:

@@ -38,7 +38,7 @@ class ZSLData:
     Z: Tensor  # (c, a) float32, rows of unit length: the class prototypes z_c
     attribute_names: tuple[str, ...]  # (a,) "attribute 17" (1-based) where the name is not known
     V: Tensor  # (a, v) float32 attribute word vectors, as given (not normalised)
-    word_vectors_source: str
+    word_vectors_source: str  # the file that V is from, or why it is the identity
     notes: tuple[str, ...]  # what a user should read before training starts
     images: ImageSource
     labels: Tensor  # (images,) int64 class ids
@@ -90,13 +90,18 @@ def validation_split(data: ZSLData, seed: int, holdout: float = 0.2) -> Validati
         each other seen class; train: the rest.
 
     Raises:
-        ValueError: if holdout is not between 0 and 1.
+        ValueError: if holdout is not between 0 and 1, or no class has an image to spare for val_seen.
     """
     if not 0 < holdout < 1:
         raise ValueError(f"holdout is {holdout}: expected a share between 0 and 1")
     is_val = torch.isin(data.labels[data.trainval], data.val_classes)
     generator = torch.Generator().manual_seed(seed)
     train, val_seen = stratified(data.trainval[~is_val], data.labels, holdout, generator)
+    if not len(val_seen):  # the other two never are: there are classes on either side, each with an image
+        raise ValueError(
+            f"{data.name}: each of the {len(data.seen) - len(data.val_classes)} seen classes that validation does not "
+            "hold out has a single image to train on, so none is left to validate with: add images to them"
+        )
     return ValidationSplit(train, val_seen, data.trainval[is_val].sort().values)
 
 

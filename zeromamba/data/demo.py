@@ -51,7 +51,7 @@ def load_demo() -> ZSLData:
         Z=Z,
         attribute_names=(*COLOURS, *TEXTURES, *SHAPES),
         V=torch.eye(11),
-        word_vectors_source="identity: the demo has no word vectors",
+        word_vectors_source="the identity, as the demo has none",
         notes=(),
         images=DrawnImages(pixels, [f"demo image {i}: {names[k]}" for i, k in enumerate(labels)]),
         labels=torch.tensor(labels),

@@ -1,6 +1,6 @@
 """A data set of your own, from a plain folder:
 
-    images/<class name>/*.jpg     also .jpeg .png .bmp .webp; at least two images a class
+    images/<class name>/*.jpg     also .jpeg .png .bmp .webp; at least three images a seen class, one an unseen one
     attributes.csv                first line: a title for the first column, then the attributes' names;
                                   every other line: a class name, then one number per attribute
     unseen.txt                    the classes never trained on, one a line
@@ -8,12 +8,14 @@
                                   .npy: (attributes, v), rows in the order of attributes.csv
 
 A fifth of each seen class's images, drawn by the seed, is kept for testing. Classes of attributes.csv without a
-folder of images are left out, which a note says; a folder without attributes is an error.
+folder of images are left out, which a note says, as of files below images/ that are not used; a folder without
+attributes is an error.
 """
 
 import csv
 import io
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +28,8 @@ from .word_vectors import orthonormal, word_vectors
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 TEST_SHARE = 0.2  # of each seen class's images
+SEPARATORS = {";": "semicolons", "\t": "tabs"}  # that spreadsheets write where commas are meant
+LEAST = 3  # images of a seen class: one to test with, and of the rest one to validate with and one to train on
 
 
 def load_folder(folder: Path, *, seed: int, repair_word_vectors: bool, check_images: bool) -> ZSLData:
@@ -43,13 +47,17 @@ def load_folder(folder: Path, *, seed: int, repair_word_vectors: bool, check_ima
     class_names = tuple(files)
     unknown = [name for name in class_names if name not in rows]
     if unknown:
-        raise ValueError(f"{table} has no line for these folders of {folder / 'images'}: {', '.join(unknown[:10])}")
+        raise ValueError(
+            f"{table} has no line for these folders of {folder / 'images'}: {with_near_matches(unknown, rows)}"
+        )
     unseen_names = read_unseen(unseen_file, class_names)
+    require_images(folder / "images", {name: files[name] for name in files if name not in unseen_names}, LEAST)
     without = [name for name in rows if name not in files]
     att = np.stack([rows[name] for name in class_names])
     Z, notes = unit_prototypes(att, class_names, str(table))
     if without:
         notes += (f"{table}: classes without a folder of images are left out: {', '.join(without)}",)
+    notes += unused_files_note(folder / "images", files)
     V, source, vector_notes = _word_vectors(folder, attribute_names, repair_word_vectors)
 
     images = ImageFiles(folder / "images", [path for name in class_names for path in files[name]])
@@ -81,11 +89,11 @@ def load_folder(folder: Path, *, seed: int, repair_word_vectors: bool, check_ima
     )
 
 
-def read_image_folders(root: Path) -> dict[str, list[str]]:
+def read_image_folders(root: Path, least: int = 1) -> dict[str, list[str]]:
     """Class names, sorted, to the paths of their images relative to `root`, sorted.
 
     Raises:
-        ValueError: if there are no classes, or one has fewer than two images.
+        ValueError: if there are no classes, or as `require_images`.
     """
     folders = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
     files = {
@@ -98,13 +106,35 @@ def read_image_folders(root: Path) -> dict[str, list[str]]:
     }
     if not files:
         raise ValueError(f"{root} has no folders, expected one for each class")
-    few = [f"{name} ({len(paths)})" for name, paths in files.items() if len(paths) < 2]
+    require_images(root, files, least)
+    return files
+
+
+def require_images(root: Path, files: Mapping[str, Sequence[str]], least: int) -> None:
+    """Raise ValueError unless each class, of the images `files` in its folder under `root`, has at least so many."""
+    few = [f"{name} ({len(paths)})" for name, paths in files.items() if len(paths) < least]
     if few:
         raise ValueError(
-            f"{root}: fewer than 2 images ({' '.join(SUFFIXES)}) in {len(few)} class folders: {', '.join(few[:10])}; "
-            "add images or remove the folder"
+            f"{root}: fewer than {least} images ({' '.join(SUFFIXES)}) directly in {len(few)} of {len(files)} class "
+            f"folders that need them: {', '.join(few[:10])}; add images or remove the folder"
         )
-    return files
+
+
+def unused_files_note(root: Path, files: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
+    """Which files under `root` are none of the images `files`; hidden ones go without saying."""
+    used = {root / path for paths in files.values() for path in paths}
+    below = [path for name in files for path in (root / name).rglob("*")]
+    why: Counter[str] = Counter()
+    for path in (*root.iterdir(), *below):
+        parts = path.relative_to(root).parts
+        if path in used or not path.is_file() or any(part.startswith(".") for part in parts):
+            continue
+        if len(parts) == 2:
+            why[f"with endings other than {' '.join(SUFFIXES)}"] += 1
+        else:
+            why["in no class folder" if len(parts) == 1 else "in subfolders of a class"] += 1
+    listed = ", ".join(f"{count} {reason}" for reason, count in why.items())
+    return (f"{root}: {why.total()} files are not used: {listed}",) if why else ()
 
 
 def read_table(path: Path, *, header: bool) -> tuple[tuple[str, ...], dict[str, np.ndarray]]:
@@ -130,7 +160,8 @@ def read_table(path: Path, *, header: bool) -> tuple[tuple[str, ...], dict[str, 
         raise ValueError(f"{path} has {len(lines)} lines, expected {'a header and ' if header else ''}a line or more")
     width = len(lines[0][1])
     if width < 2:
-        raise ValueError(f"{path}: one column, expected a name and numbers, separated by commas")
+        other = next((f"it has {name}, " for sign, name in SEPARATORS.items() if sign in lines[0][1][0]), "")
+        raise ValueError(f"{path}: one column, {other}expected a name and numbers, separated by commas")
     columns = tuple(lines.pop(0)[1][1:]) if header else ()
     if len(set(columns)) < len(columns):
         twice = next(name for name in columns if columns.count(name) > 1)
@@ -175,8 +206,26 @@ def read_unseen(path: Path, class_names: Sequence[str]) -> set[str]:
         raise ValueError(f"{path}: {next(n for n in names if names.count(n) > 1)!r} is there more than once")
     unknown = [name for name in names if name not in class_names]
     if unknown:
-        raise ValueError(f"{path}: images/ has no folder for {', '.join(map(repr, unknown[:10]))}")
+        raise ValueError(
+            f"{path}: images/ has no folder for {with_near_matches(unknown, class_names)}; unseen classes are tested "
+            "on images: add the folder, or remove the line (zeromamba.predict names classes that have none)"
+        )
     return set(names)
+
+
+def with_near_matches(names: Sequence[str], known: Iterable[str]) -> str:
+    """Names that are not known, for a message, each with the known one that it may be meant for.
+
+    That is one which differs in small and capital letters, and in spaces, "_" and "-" for each other, alone.
+    """
+    near = {_plain(name): name for name in known}
+    return ", ".join(
+        f"{name!r} (is it {near[_plain(name)]!r}?)" if _plain(name) in near else repr(name) for name in names[:10]
+    )
+
+
+def _plain(name: str) -> str:
+    return " ".join(name.casefold().replace("_", " ").replace("-", " ").split())
 
 
 def _word_vectors(folder: Path, attribute_names: tuple[str, ...], repair: bool) -> tuple[Tensor, str, tuple[str, ...]]:
@@ -188,7 +237,7 @@ def _word_vectors(folder: Path, attribute_names: tuple[str, ...], repair: bool) 
         _, rows = read_table(as_csv, header=False)
         missing = [name for name in attribute_names if name not in rows]
         if missing:
-            raise ValueError(f"{as_csv} has no line for the attributes {', '.join(map(repr, missing[:10]))}")
+            raise ValueError(f"{as_csv} has no line for the attributes {with_near_matches(missing, rows)}")
         array, source = np.stack([rows[name] for name in attribute_names]), str(as_csv)
     elif as_npy.is_file():
         try:
@@ -198,6 +247,6 @@ def _word_vectors(folder: Path, attribute_names: tuple[str, ...], repair: bool) 
         if not isinstance(array, np.ndarray):
             raise ValueError(f"{as_npy} is an archive of arrays (.npz): save the one array with numpy.save")
     else:
-        return orthonormal(len(attribute_names)), "identity: there are no word vectors", ()
+        return orthonormal(len(attribute_names)), f"the identity, as there is no {as_csv}", ()
     V, notes = word_vectors(array, attribute_names, source, repair=repair)
     return V, source, notes

@@ -40,7 +40,7 @@ def load_imagenet(data_root: Path, *, seed: int, check_images: bool) -> ZSLData:
     if missing:
         raise FileNotFoundError(f"missing: {', '.join(map(str, missing))}\n{where_to_get('imagenet', data_root)}")
     names = read_class_names(data_root)
-    files = read_image_folders(root / "train")
+    files = read_image_folders(root / "train", least=2)  # one of them to train on, and one that is left
     wnids = tuple(files)
     _, vectors = read_table(table, header=False)
     for source, known in ((root, names), (table, vectors)):
@@ -64,7 +64,7 @@ def load_imagenet(data_root: Path, *, seed: int, check_images: bool) -> ZSLData:
         Z=Z,
         attribute_names=tuple(f"word vector dimension {i + 1}" for i in range(Z.shape[1])),
         V=orthonormal(Z.shape[1]),
-        word_vectors_source="identity: the attributes are the dimensions of a word vector, which have no words",
+        word_vectors_source="the identity, as the attributes are dimensions of a word vector, which have no words",
         notes=(
             *_part_note(len(wnids)),
             f"{len(seen)} seen and {len(unseen_classes)} unseen classes and the tenth of the training images are "

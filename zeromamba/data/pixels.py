@@ -3,12 +3,13 @@
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -16,6 +17,7 @@ from .base import ImageSource
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # SyntaxError: a broken PNG
 LISTED = 10  # how many bad files an error lists
 
 T = TypeVar("T")
@@ -42,12 +44,12 @@ class ImageFiles:
         """Decode image i.
 
         Raises:
-            ValueError: for a file that is missing, truncated or no image, naming it.
+            ValueError: for a file that is missing, truncated, no image, or none that `to_rgb` takes, naming it.
         """
         try:
             with Image.open(self.name(i)) as image:
-                return image.convert("RGB")
-        except (OSError, SyntaxError, Image.DecompressionBombError) as error:  # SyntaxError: a broken PNG
+                return to_rgb(image)
+        except UNREADABLE as error:
             raise ValueError(f"{self.name(i)}: cannot be read as an image ({error})") from error
 
 
@@ -69,6 +71,28 @@ class DrawnImages:
     def load(self, i: int) -> Image.Image:
         """Image i."""
         return Image.fromarray(self.pixels[i])
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """An opened image, decoded to its last byte, as people see it: upright by its EXIF, in RGB, transparent on white.
+
+    Raises:
+        ValueError: for numbers of which none is said to be white (modes I and F), or colours that cannot become RGB.
+        OSError, SyntaxError: for a file that is truncated or broken.
+    """
+    image.load()
+    with suppress(Exception):  # EXIF can be broken in many ways; then nothing says that the image is not upright
+        ImageOps.exif_transpose(image, in_place=True)
+    if image.mode.startswith("I;16"):  # Pillow's own conversion clips at 255
+        grey = np.asarray(image, np.int64)
+        grey = np.where(grey == image.info.get("transparency"), 65_535, grey)
+        return Image.fromarray(np.uint8((grey + 128) // 257)).convert("RGB")
+    if image.mode in ("I", "F"):
+        raise ValueError(f"mode {image.mode} does not say which number is white: save it with 8 or 16 bits a channel")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert("RGB")
 
 
 def resize(image: Image.Image, size: int) -> Image.Image:
@@ -124,8 +148,8 @@ def check_files(images: ImageFiles, advice: str, *, decode: bool = True) -> None
         try:
             with Image.open(images.name(i)) as image:
                 image.draft("RGB", (1, 1))  # a JPEG decodes at an eighth of its size, still to its last byte
-                image.load()
-        except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+                to_rgb(image)
+        except UNREADABLE as error:
             return f"{images.name(i)} ({error})"
         return None
 
@@ -134,7 +158,7 @@ def check_files(images: ImageFiles, advice: str, *, decode: bool = True) -> None
         if broken:
             raise ValueError(
                 f"{len(broken)} of {len(images)} images cannot be decoded:\n{_listing(broken)}\n"
-                "Copy or download these files again."
+                "Copy or download these files again, or save them in another form."
             )
 
 

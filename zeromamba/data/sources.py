@@ -15,6 +15,7 @@ class Part:
     path: str  # where loaders look for it, below the folder of its data; a folder ends in "/"
     member: str = ""  # the file or folder of the archive that it is; empty: the source is this one file
     images: int = 0  # photographs in the folder
+    vectors: int = 0  # word vectors in the file, which serves whoever made it
     alternative: str = ""  # another path that serves as well
 
 
@@ -62,13 +63,13 @@ def _split(name: str) -> Source:
     )
 
 
-def _vectors(name: str, size: int, sha256: str) -> Source:
+def _vectors(name: str, attributes: int, size: int, sha256: str) -> Source:
     # The commit's own files, hashed; the field's methods all distribute these same bytes (DAZLE's repository too).
     commit = "7c10cdbe76d36ec209b59127a6b1bb02fbd93852"
     return Source(
         "word vectors of the attributes",
         f"https://raw.githubusercontent.com/shiming-chen/TransZero/{commit}/w2v/{name}_attribute.pkl",
-        (Part(f"w2v/{name}_attribute.pkl"),),
+        (Part(f"w2v/{name}_attribute.pkl", vectors=attributes),),
         size,
         digest=f"sha256:{sha256}",
     )
@@ -107,7 +108,7 @@ SOURCES: dict[str, tuple[Source, ...]] = {
             digest="md5:97eceeb196236b17998738112f37df78",  # TDeVries/cub2011_dataset and many others
         ),
         _split("CUB"),
-        _vectors("CUB", 748_962, "35261deef657d26c0886d6f49842aefe237708fc7f5b4e4d76c790e47446fa88"),
+        _vectors("CUB", 312, 748_962, "35261deef657d26c0886d6f49842aefe237708fc7f5b4e4d76c790e47446fa88"),
         _SMALL,
     ),
     "sun": (
@@ -126,7 +127,7 @@ SOURCES: dict[str, tuple[Source, ...]] = {
             digest="md5:883293e5b645822f6ae0046c6df54183",  # the same
         ),
         _split("SUN"),
-        _vectors("SUN", 244_961, "cb90a74a9d3a43e2a7282861130760cb655e6d753b6cc4235a4c7136154b1fb3"),
+        _vectors("SUN", 102, 244_961, "cb90a74a9d3a43e2a7282861130760cb655e6d753b6cc4235a4c7136154b1fb3"),
         _SMALL,
     ),
     "awa2": (
@@ -141,7 +142,7 @@ SOURCES: dict[str, tuple[Source, ...]] = {
             digest="md5:eaa27cf799d5cf55af372356d7281b5e",  # google-deepmind/dm_nevis, handlers/awa2.py
         ),
         _split("AWA2"),
-        _vectors("AWA2", 204_161, "675cd9fdc7a8dce6881c2681efe2ab4e27d2ee545ad0fad210e485f5414cb754"),
+        _vectors("AWA2", 85, 204_161, "675cd9fdc7a8dce6881c2681efe2ab4e27d2ee545ad0fad210e485f5414cb754"),
         _SMALL,
     ),
     "imagenet": (

@@ -12,13 +12,13 @@ from typing import Any, Literal
 import torch
 import tyro
 
-from ..build import load_data
+from ..build import load_data_sets
 from ..figures import require_packages
 from ..model import VariantName
 from ..settings import ProtocolName, Settings
 from ..training import pick_device
 from .grids import EXPERIMENTS, REDUCED_DATASETS, Experiment, ExperimentName
-from .run import Cell, open_all, plan, run_all
+from .run import Cell, missing_files, open_all, plan, run_all
 from .tables import write_tables
 
 
@@ -61,13 +61,18 @@ class CommandLine:
 
 
 def plan_all(command: CommandLine, experiment: Experiment, out: Path) -> list[Cell]:
-    """Every cell on every data set, all checked; see `plan` for what is raised."""
-    cells = []
-    for name in command.datasets or (REDUCED_DATASETS if command.reduced else experiment.datasets):
-        common = {**command.common(), "dataset": name}
-        data = load_data(replace(Settings(), **common))
-        cells += plan(experiment, data, common, command.reduced, out)
-    return cells
+    """Every cell on every data set, all checked.
+
+    Raises:
+        FileNotFoundError: for all weights and data sets that are missing.
+        ValueError: as `plan` and `load_data`.
+    """
+    names = command.datasets or (REDUCED_DATASETS if command.reduced else experiment.datasets)
+    commons = [{**command.common(), "dataset": name} for name in names]
+    missing = [text for common in commons for text in missing_files(experiment, common, command.reduced)]
+    data = load_data_sets([replace(Settings(), **common) for common in commons], missing)
+    sets = zip(commons, data, strict=True)
+    return [cell for common, own in sets for cell in plan(experiment, own, common, command.reduced, out)]
 
 
 def write(experiment: Experiment, cells: list[Cell], command: CommandLine, folder: Path, device: torch.device) -> None:

@@ -126,7 +126,7 @@ def _percent(cell: Cell, metric: str) -> tuple[float, float]:
 
 
 def _mark(cells: list[Cell], reduced: bool) -> str:
-    partial = {cell.data.name: incomparable(cell.data)[2:] for cell in cells}
+    partial = {cell.data.name: incomparable(cell.settings, cell.data)[2:] for cell in cells}
     notes = ([REDUCED_NOTE] if reduced else []) + [f"{name}: {note}." for name, note in partial.items() if note]
     return "".join(f"{note} " for note in notes)
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from ..backbones import REGISTRY
-from ..build import build_model
+from ..build import build_model, missing_weights
 from ..data import ZSLData
 from ..files import write_json
 from ..protocol import SeedRun
@@ -59,32 +59,40 @@ def plan(experiment: Experiment, data: ZSLData, common: dict[str, Any], reduced:
         out: the folder of all experiments.
 
     Raises:
-        FileNotFoundError, ValueError: for all missing weights, and for whatever else would stop a run hours later.
+        FileNotFoundError, ValueError: for whatever would stop a run hours later.
     """
-    start = base_settings(common["dataset"], reduced)
-    cells, missing = [], []
+    start, cells = base_settings(common["dataset"], reduced), []
     for row in experiment.rows:
-        settings = replace(start, **common, **row_changes(row, reduced))
-        settings.fixed_gamma()
-        folder = out / "runs" / data.name / run_name(settings, start)
-        try:
-            cells.append(_checked(Cell(row, data, settings, folder)))
-        except FileNotFoundError as error:
-            missing.append(str(error))
-    if missing:
-        raise FileNotFoundError("\n".join(dict.fromkeys(missing)))
+        settings = row_settings(row, common, reduced)
+        folder, reason = out / "runs" / data.name / run_name(settings, start), unavailable(settings)
+        params = None if reason else sum(p.numel() for p in build_model(settings, data.V).parameters())
+        cells.append(Cell(row, data, settings, folder, params, reason))
     return cells
 
 
-def _checked(cell: Cell) -> Cell:
-    backbone = REGISTRY[cell.settings.backbone]
-    if cell.settings.weights == "released" and backbone.file is None:
-        return replace(cell, unavailable=f"no weights of {backbone.title} were released")
+def row_settings(row: Row, common: dict[str, Any], reduced: bool) -> Settings:
+    """The settings of a row's runs; arguments and errors as `plan`."""
+    settings = replace(base_settings(common["dataset"], reduced), **common, **row_changes(row, reduced))
+    settings.fixed_gamma()
+    return settings
+
+
+def unavailable(settings: Settings) -> str | None:
+    """Why a backbone cannot be run here, which stops no other row; None if it can."""
+    backbone = REGISTRY[settings.backbone]
+    if settings.weights == "released" and backbone.file is None:
+        return f"no weights of {backbone.title} were released"
     try:
-        model = build_model(cell.settings, cell.data.V)
+        backbone.needs()
     except ImportError as error:
-        return replace(cell, unavailable=str(error))
-    return replace(cell, params=sum(p.numel() for p in model.parameters()))
+        return str(error)
+    return None
+
+
+def missing_files(experiment: Experiment, common: dict[str, Any], reduced: bool) -> list[str]:
+    """Where to get the weights that rows need and that are not here; arguments and errors as `plan`, without data."""
+    rows = (row_settings(row, common, reduced) for row in experiment.rows)
+    return [text for settings in rows if unavailable(settings) is None for text in missing_weights(settings)]
 
 
 def run_name(settings: Settings, start: Settings) -> str:

@@ -22,10 +22,10 @@ def printed_row(cell: Cell) -> PrintedRow | None:
     """The paper's row that a cell repeats, on the same data set; of a sweep, where it is at the published setting."""
     if cell.row.printed is not None:
         source, method = cell.row.printed
-        return printed(source, cell.data.name).get(method)
+        return printed(source, cell.settings.dataset).get(method)
     published = preset(cell.settings.dataset, "paper")
     unchanged = all(getattr(published, name) == value for name, value in cell.row.changes.items())
-    return main_result(cell.data.name) if unchanged else None
+    return main_result(cell.settings.dataset) if unchanged else None
 
 
 def write_tables(experiment: Experiment, cells: list[Cell], reduced: bool, folder: Path) -> None:
@@ -69,7 +69,7 @@ def _notes(cells: list[Cell], beside: bool) -> list[str]:
         f"Chance in CZSL: {100 / len(data.unseen):.1f}."
     ]
     if beside:
-        notes.append(f'Columns "paper": as printed; ZeroMamba with {PAPER_CHOICE}{incomparable(data)}.')
+        notes.append(f'Columns "paper": as printed; ZeroMamba with {PAPER_CHOICE}{incomparable(settings, data)}.')
     else:
         notes.append(f"The paper prints no number for this on {data.name}.")
     if settings.variant == "paper" and {"baseline", "without-slp"} <= {cell.settings.components for cell in cells}:
@@ -88,7 +88,9 @@ def _other_methods(experiment: Experiment, cells: list[Cell]) -> list[PrintedRow
     if experiment.source is None:
         return []
     repeated = {cell.row.printed[1] for cell in cells if cell.row.printed}
-    return [row for method, row in printed(experiment.source, cells[0].data.name).items() if method not in repeated]
+    return [
+        row for method, row in printed(experiment.source, cells[0].settings.dataset).items() if method not in repeated
+    ]
 
 
 def _measured(cell: Cell, beside: bool) -> list[str]:

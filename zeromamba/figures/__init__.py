@@ -5,6 +5,8 @@ Each figure is one file: a function that computes what is drawn, one that draws 
 
 from importlib.util import find_spec
 
+from ..extras import how_to_install
+
 PACKAGES = {"matplotlib": "matplotlib", "sklearn": "scikit-learn"}  # module, and what an installer calls it
 
 
@@ -13,6 +15,5 @@ def require_packages() -> None:
     missing = [package for module, package in PACKAGES.items() if find_spec(module) is None]
     if missing:
         raise ModuleNotFoundError(
-            f"figures need {' and '.join(missing)}, not installed here: pip install 'zeromamba[figures]', "
-            "or pip install -e '.[figures]' from a clone"
+            f"figures need {' and '.join(missing)}, not installed here: {how_to_install('figures')}"
         )
