@@ -265,6 +265,16 @@ def test_maps_that_reach_over_2_to_the_31_have_offsets_of_64_bits():
         assert not prepared(inputs.x).wide
 
 
+def test_channels_are_read_by_twos_only_where_every_image_begins_on_an_even_element():
+    """A card cannot read what is not aligned; Triton's interpreter can."""
+    inputs = Inputs(*(v.to("meta") for v in make(b=2, h=4, w=4, d=4, r=3)))
+    odd = torch.empty_strided((2, 4, 4, 4), (65, 16, 4, 1), device="meta")
+    with recorded_launches():
+        s = triton_ss2d.prepare(inputs, SS2D, "euler", True)
+        assert s.even(s.x)
+        assert not s.even(s.x, odd.flatten(1, 2))
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("n", [1, 2])
 @pytest.mark.parametrize("programs", [1, 64, 8192])

@@ -14,6 +14,7 @@ from .triton_math import (
     load_dts,
     load_rows,
     load_scalars,
+    of_image,
     softplus_slope,
     widened,
 )
@@ -49,7 +50,7 @@ def segment_gradients(
     n_states: tl.constexpr, n_routes: tl.constexpr, chunks, segments, segment_chunks, k,
     STEP: tl.constexpr, ACCUMULATE: tl.constexpr, LAST: tl.constexpr,
     ZOH: tl.constexpr, RANK: tl.constexpr, SOFTPLUS: tl.constexpr, PRECISE: tl.constexpr,
-    WIDE: tl.constexpr, FULL: tl.constexpr, BLOCK_L: tl.constexpr, BLOCK_D: tl.constexpr,
+    WIDE: tl.constexpr, FULL: tl.constexpr, EVEN: tl.constexpr, BLOCK_L: tl.constexpr, BLOCK_D: tl.constexpr,
     PART: tl.constexpr,
 ):  # fmt: skip
     """Gradients over one segment of route k, cut as the adjoint meets it; one program per (channels, segment, image).
@@ -82,9 +83,9 @@ def segment_gradients(
     b = (pid // segments).to(tl.int64)
     k = k.to(tl.int64)
     at_segment = (b * segments + segment) * n_routes + k
-    dy_ptr += b * dy_stride_b
-    x_ptr += b * x_stride_b
-    z_ptr += b * z_stride_b + k * z_stride_k
+    dy_ptr = of_image(dy_ptr, b, dy_stride_b, EVEN)
+    x_ptr = of_image(x_ptr, b, x_stride_b, EVEN)
+    z_ptr = of_image(z_ptr, b, z_stride_b, EVEN and RANK == 0) + k * z_stride_k
     b_ptr += b * b_stride_b + k * b_stride_k
     c_ptr += b * c_stride_b + k * c_stride_k
     a_ptr += k * d * n_states

@@ -158,6 +158,15 @@ def widened(index, WIDE: tl.constexpr):
 
 
 @triton.jit
+def of_image(ptr, b, stride_b, EVEN: tl.constexpr):
+    """Where the map of image b begins: if EVEN so many elements on that a thread may read two channels at once."""
+    offset = b * stride_b
+    if EVEN:
+        offset = tl.multiple_of(offset, 2)
+    return ptr + offset
+
+
+@triton.jit
 def chunk_tokens(order_ptr, first, SKIP: tl.constexpr, STEP: tl.constexpr, WIDE: tl.constexpr, L: tl.constexpr):
     """Tokens of an order, from the position first on in steps of STEP, after SKIP: an int64 origin, L steps from it.
 

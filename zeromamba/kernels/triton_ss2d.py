@@ -156,6 +156,10 @@ class _Scan:
         _, l, d, k, _ = self.axes
         return max(l * d * k, *map(extent, (self.x, self.z, self.B, self.C))) >= 2**31
 
+    def even(self, *maps: Tensor) -> bool:
+        """Whether every image begins an even number of elements after the one before, of maps and of dt if given."""
+        return all(v.stride(0) % 2 == 0 for v in (maps if self.weight is not None else (*maps, self.z)))
+
     @cached_property
     def options(self) -> dict[str, bool | int]:
         """Compile-time arguments that all kernels have."""
@@ -268,7 +272,7 @@ def scan(s: _Scan) -> tuple[Tensor, Tensor, Tensor]:
             s.x, table, s.z, s.weight, s.bias, s.A, s.B, s.C, s.D,
             merged, y if i == len(s.orders) - 1 else merged, chunk_h, chunk_s, segment_h,
             *s.x.stride(), *s.z.stride(), *s.B.stride(), *s.C.stride(), *s.sizes, *order.routes,
-            ACCUMULATE=i > 0, **order.options, **s.options,
+            ACCUMULATE=i > 0, EVEN=s.even(s.x), **order.options, **s.options,
         )  # fmt: skip
     return y, last, chunk_h.unflatten(3, (n, d))
 
@@ -299,7 +303,7 @@ def enter_segments(
         segment_states[(s.blocks_d * launched * s.segments * b,)](
             u, table, s.z, s.weight, s.bias, s.A, v, chunk_h, chunk_s, segment_h, segment_s,
             *u.stride(), *s.z.stride(), *v.stride(), *s.sizes, *order.routes, skipped,
-            ADJOINT=chunk_h is None, **options, **s.options,
+            ADJOINT=chunk_h is None, EVEN=s.even(u), **options, **s.options,
             maxnreg=255 if s.precise else None,  # or ptxas takes 128 registers in float32, for occupancy, and spills
         )  # fmt: skip
     if s.segments == 1:
@@ -337,7 +341,9 @@ def scan_gradients(s: _Scan, dy: Tensor, kept: Tensor) -> tuple[Tensor, ...]:
             dy, s.x, table, s.z, s.weight, s.bias, s.A, s.B, s.C, s.D, merged,
             kept, segment_g, part_h, dx, dz, dbias, dA, dBC, dD,
             *dy.stride(), *s.x.stride(), *s.z.stride(), *s.B.stride(), *s.C.stride(), b, *s.sizes, route,
-            STEP=step, ACCUMULATE=i > 0, LAST=i == k - 1, PART=part, **s.options,
+            STEP=step, ACCUMULATE=i > 0, LAST=i == k - 1, PART=part,
+            EVEN=not s.zoh and s.even(dy, s.x),  # by twos, ptxas spills with zero-order hold on sm_80
+            **s.options,
         )  # fmt: skip
     return (
         dx,
