@@ -31,7 +31,7 @@ class CommandLine(Settings):
     """ZeroMamba: zero-shot learning on a Vision-Mamba backbone."""
 
     out: Path | None = None
-    """run folder, by default runs/DATASET/DATE_TIME; with --eval, where result and table go, by default nowhere"""
+    """run folder, by default runs/DATASET/DATE_TIME; with --eval, where evaluation.json and .txt go, if given"""
     resume: Path | None = None
     """run folder of an interrupted run, which goes on with its own settings"""
     eval: Path | None = None
@@ -52,7 +52,7 @@ def parse(argv: list[str] | None) -> CommandLine:
     if known.resume:
         base = load_settings(known.resume)
     elif known.eval and known.eval.suffix != RELEASED_SUFFIX:
-        base = load_checkpoint(known.eval).settings
+        base = replace(load_checkpoint(known.eval).settings.anywhere(), device="auto")
     else:
         base = preset(known.dataset, known.preset)
     command = tyro.cli(CommandLine, args=argv, default=CommandLine(**vars(base)))
@@ -90,9 +90,9 @@ def evaluate(
     for name, accuracy in per_class["gzsl"].items():
         print(f"{100 * accuracy:6.1f}  {name}" + ("" if name in record.seen_names else "  (unseen)"))
     table = report.show(report.result_table(settings, data, [result]))
-    if folder:
-        write_json(folder / "result.json", {"checkpoint": str(checkpoint.source), **result})
-        (folder / "table.txt").write_text(table)
+    if folder:  # which may be the run's own
+        write_json(folder / "evaluation.json", {"checkpoint": str(checkpoint.source), **result})
+        (folder / "evaluation.txt").write_text(table)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -124,6 +124,8 @@ def main(argv: list[str] | None = None) -> None:
             open_run(folder, settings, data)
     except (ValueError, OSError, ImportError) as error:
         sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit("interrupted")
     try:
         if command.eval:
             evaluate(checkpoint, model, settings, data, device, command.out)
@@ -131,7 +133,7 @@ def main(argv: list[str] | None = None) -> None:
             train(settings, data, folder, device)
     except KeyboardInterrupt:
         sys.exit("interrupted" if command.eval else f"interrupted: python train.py --resume {folder} goes on")
-    except FloatingPointError as error:
+    except (FloatingPointError, ValueError, OSError) as error:  # it diverged, an unchecked image is broken, a disk full
         sys.exit(f"error: {error}")
     except torch.OutOfMemoryError as error:
         sys.exit(f"error: {error}\nA smaller --batch-size needs less memory, and so does --grad-checkpoint")

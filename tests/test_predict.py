@@ -64,7 +64,8 @@ def test_pictures_of_a_folder_among_classes_of_a_table(made, tiny, tmp_path):
     (tmp_path / "pictures").mkdir()
     for file in pictures.iterdir():
         shutil.copy(file, tmp_path / "pictures")
-    (tmp_path / "pictures" / "notes.txt").touch()
+    for other in ("notes.txt", "._0.png"):  # the latter as macOS leaves it
+        (tmp_path / "pictures" / other).touch()
     found = predictions(tmp_path, path, tmp_path / "pictures", "--classes", table, "--gamma", "1")
     assert len(found) == 6
     for shown in found.values():
@@ -82,6 +83,12 @@ def test_a_picture_that_cannot_be_read_stops_no_other(made, tiny, tmp_path, caps
     lines = printed.out.splitlines()
     assert len(lines) == 2
     assert all(line.startswith(f"{good}: class ") and line.count("class ") == 3 for line in lines)
+
+
+def test_where_the_json_goes_is_checked_first(made, tiny, tmp_path, capsys):
+    with pytest.raises(SystemExit, match=r"error: .*nowhere"):
+        main([str(made[1]), str(tiny / "images" / "class 4"), "--json", str(tmp_path / "nowhere" / "file.json")])
+    assert capsys.readouterr().out == ""
 
 
 @pytest.mark.parametrize(

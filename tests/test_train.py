@@ -218,10 +218,10 @@ def test_a_run_goes_on_and_is_evaluated_where_its_data_were_moved(finished, move
     kept = tmp_path / "evaluated"
     process = run("--eval", out / "seed-0" / "model.safetensors", "--dataset", moved, "--out", kept)
     assert process.returncode == 0, process.stderr
-    result = json.loads((kept / "result.json").read_text())
+    result = json.loads((kept / "evaluation.json").read_text())
     (seed,) = json.loads((out / "results.json").read_text())["seeds"]
     assert {k: result[k] for k in ("czsl", "H", "per_class")} == {k: seed[k] for k in ("czsl", "H", "per_class")}
-    assert (kept / "table.txt").read_text() in process.stdout
+    assert (kept / "evaluation.txt").read_text() in process.stdout
 
 
 def test_data_that_changed_since_the_training_are_refused(finished, moved):

@@ -24,34 +24,38 @@ def load_data(settings: Settings) -> ZSLData:
     Raises:
         FileNotFoundError, ValueError: as `load_dataset`.
     """
-    data = load_dataset(
+    data = _read(settings)
+    for note in (*data.notes, *_choices(settings, data)):
+        print(f"note: {note}")
+    return data
+
+
+def _read(settings: Settings) -> ZSLData:
+    return load_dataset(
         settings.dataset,
         settings.data_root,
         seed=settings.data_seed,
         repair_word_vectors=settings.protocol_rules.repair_word_vectors,
         check_images=settings.check_images,
     )
-    for note in (*data.notes, *_choices(settings, data)):
-        print(f"note: {note}")
-    return data
 
 
 def load_data_sets(runs: Sequence[Settings], missing: Sequence[str]) -> list[ZSLData]:
     """The data set of each run, as `load_data`; of all that is missing, `missing` before it, one error tells.
 
     Raises:
-        FileNotFoundError: for all that is missing; then no image is decoded that need not be.
+        FileNotFoundError: for all that is missing, before an image is decoded.
         ValueError: as `load_dataset`.
     """
-    data, lacking = [], [*missing]
-    for settings in runs:
+    lacking = [*missing]
+    for settings in runs if missing or len(runs) > 1 else ():
         try:
-            data.append(load_data(replace(settings, check_images=settings.check_images and not lacking)))
+            _read(replace(settings, check_images=False))
         except FileNotFoundError as error:
             lacking.append(str(error))
     if lacking:
         raise FileNotFoundError("\n".join(dict.fromkeys(lacking)))
-    return data
+    return [load_data(settings) for settings in runs]
 
 
 def _choices(settings: Settings, data: ZSLData) -> Iterator[str]:

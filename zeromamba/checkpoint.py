@@ -6,7 +6,7 @@ of `Record`.
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +62,7 @@ class Record:
     class_names: tuple[str, ...]
     seen: tuple[int, ...]  # class indices trained on
     attribute_names: tuple[str, ...]
-    data: dict[str, str]  # `fingerprints` of what it was trained on, or for a released one of what it is used on
+    data: dict[str, str] = field(default_factory=dict)  # `fingerprints` of what it was trained on; none: not known
 
     @property
     def seen_names(self) -> frozenset[str]:
@@ -94,6 +94,10 @@ class Checkpoint:
                     f"{self.source} is a checkpoint of {record.dataset!r} with {len(ours)} {what}, but {data.name!r} "
                     f"has {len(theirs)}, {_unlike(ours, theirs)}: give the data set it was trained on"
                 )
+        if not record.data:
+            raise ValueError(
+                f"{self.source} does not say what it was trained on: the version that wrote it measures it"
+            )
         found = {part: digest for part, digest in fingerprints(data).items() if part in TRAINED_ON}
         if different := differences(record.data, found):
             raise ValueError(

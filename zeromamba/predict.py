@@ -19,10 +19,11 @@ from .build import restore_model
 from .checkpoint import Checkpoint, load_checkpoint
 from .data import ImageDataset, ImageFiles
 from .data.base import unit_prototypes
-from .data.folder import SUFFIXES, read_table
+from .data.folder import SUFFIXES, is_image, read_table
 from .files import write_json
 from .model import ZeroShotModel
-from .training import pick_device
+from .settings import Settings
+from .training import autocast, pick_device
 
 
 @dataclass(frozen=True)
@@ -66,12 +67,13 @@ def read_classes(path: Path, attribute_names: tuple[str, ...]) -> tuple[tuple[st
 
 @torch.inference_mode()
 def predict(
-    model: ZeroShotModel, images: Tensor, classes: Classes, attribute_names: tuple[str, ...]
+    model: ZeroShotModel, images: Tensor, classes: Classes, attribute_names: tuple[str, ...], settings: Settings
 ) -> list[Prediction]:
-    """Name images (b, 3, H, W), prepared as `ImageDataset` does."""
+    """Name images (b, 3, H, W), prepared as `ImageDataset` does, in the precision of the settings."""
     model.eval()
-    psi = model(images).float()
-    p = model.logits(psi, classes.Z.to(psi.device)).softmax(dim=-1).cpu()
+    with autocast(settings, images.device):
+        psi = model(images).float().cpu()
+    p = model.logits(psi, classes.Z).softmax(dim=-1)
     calibrated = p - classes.gamma * classes.seen
     return [
         Prediction(_ranked(classes.names, p_i, by_i), _ranked(attribute_names, psi_i, psi_i))
@@ -126,7 +128,7 @@ def find_pictures(given: tuple[Path, ...]) -> list[Path]:
     """
     pictures = []
     for path in given:
-        pictures += sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES) if path.is_dir() else [path]
+        pictures += sorted(filter(is_image, path.iterdir())) if path.is_dir() else [path]
     if not pictures:
         raise FileNotFoundError(f"no pictures ({' '.join(SUFFIXES)}) among {', '.join(map(str, given)) or 'nothing'}")
     return pictures
@@ -149,7 +151,9 @@ def name_pictures(
     for start in range(0, len(pictures), settings.batch_size):
         batch = [read(i) for i in range(start, min(start + settings.batch_size, len(pictures)))]
         images = [image for image in batch if isinstance(image, Tensor)]
-        shown = iter(predict(model, torch.stack(images).to(device), classes, attribute_names) if images else ())
+        shown = iter(
+            predict(model, torch.stack(images).to(device), classes, attribute_names, settings) if images else ()
+        )
         for path, image in zip(pictures[start:], batch, strict=False):
             yield path, next(shown) if isinstance(image, Tensor) else image
 
@@ -162,6 +166,8 @@ def main(argv: list[str] | None = None) -> None:
         classes = candidates(command, checkpoint)
         pictures = find_pictures(command.pictures)
         model = restore_model(checkpoint, checkpoint.settings.anywhere()).to(device)
+        if command.json:
+            write_json(command.json, {})  # or it is known now that it cannot be written
     except (ValueError, OSError, ImportError) as error:
         sys.exit(f"error: {error}")
     predictions, unread = {}, 0

@@ -51,9 +51,11 @@ def load_settings(folder: Path) -> Settings:
 
 def _read(file: Path) -> dict[str, Any]:
     try:
-        return json.loads(file.read_text())
-    except (OSError, json.JSONDecodeError) as error:
-        raise ValueError(f"{file}: cannot read this of a run ({error}): give a folder that train.py made") from error
+        return dict(json.loads(file.read_text()))
+    except (OSError, ValueError, TypeError) as error:
+        raise ValueError(
+            f"{file}: cannot read this of a run ({error}): give a folder that this version of train.py made"
+        ) from error
 
 
 def check_same_run(kept: Settings, given: Settings, folder: Path) -> None:

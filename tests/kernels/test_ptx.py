@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 from compiling import program
 from ptx import Card, Race
-from scans import expect, make, poison, with_gradients
+from scans import Expected, expect, make, poison, with_gradients
 
 from benchmarks.ahead_of_time import STAGES
 from benchmarks.host import no_card
@@ -42,23 +42,23 @@ def process(call):
 
 
 def agrees(case):
-    """One image of 3 chunks. In stage 1 each its own segment, or all one, too; and for sm_80."""
+    """Maps of 3 chunks, of which 2 are a segment. In stage 1 each its own or all one, too, of two images; and sm_80."""
     stage, dtype, routes, discretization, n, dt_given = CASES[case]
     _, d, r = STAGES[stage]
     k = len(routes)
-    inputs = make(b=1, h=7, w=6, d=d, n=n, r=r, k=k, dtype=dtype)
+    stage_1 = case.startswith("stage 1 ")
+    inputs = make(b=1 + stage_1, h=7, w=6, d=d, n=n, r=r, k=k, dtype=dtype)
     if dt_given:
         dt = make(b=1, h=7, w=6, r=d, k=k, dtype=dtype).dt_low.abs() / 10
         inputs = inputs._replace(dt_low=dt, dt_weight=None, dt_bias=inputs.dt_bias.abs() / 10)
     dy = torch.randn(inputs.x.shape, generator=torch.Generator().manual_seed(1)).to(dtype)
     expected = expect(inputs, routes, discretization, dy.double(), softplus=not dt_given, rounded=True)
-    blocks = Config().blocks_d(d)
+    lanes = len(inputs.x) * k * Config().blocks_d(d)
     with pytest.MonkeyPatch.context() as patch:
         poison(patch)
-        stage_1 = case.startswith("stage 1 ")
         for sm in (90, 80) if stage_1 else (90,):
             for segments in (2, 3, 1) if stage_1 else (2,):
-                config = Config(programs=segments * k * blocks)
+                config = Config(programs=segments * lanes)
                 patch.setattr(triton_ss2d, "config_for", lambda device, config=config: config)
                 with no_card(Card(sm)):
                     got = with_gradients(
@@ -70,6 +70,22 @@ def agrees(case):
 @pytest.mark.parametrize("case", CASES)
 def test_what_is_compiled_computes_the_scan(case, compiled):
     done = process(f"agrees({case!r})")
+    assert done.returncode == 0, done.stderr
+
+
+def odd_maps_are_read_as_they_lie():
+    """Where images begin on odd elements, two channels cannot be read at once; nor where their number is odd."""
+    for d in (64, 33):
+        inputs = make(b=2, h=3, w=6, d=d, r=3, k=1)
+        odd = inputs.x.new_empty(2 * (18 * d + 1)).as_strided(inputs.x.shape, (18 * d + 1, 6 * d, d, 1))
+        expected = expect(inputs, ROWS[:1], "euler", inputs.x.double(), rounded=True)
+        with no_card(Card()):
+            got, _ = scan(inputs._replace(x=odd.copy_(inputs.x)), ROWS[:1], "euler", True, "triton")
+        Expected({"y": expected.results["y"]}, expected.budgets).check({"y": got})
+
+
+def test_odd_maps_are_read_as_they_lie():
+    done = process("odd_maps_are_read_as_they_lie()")
     assert done.returncode == 0, done.stderr
 
 

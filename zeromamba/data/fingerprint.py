@@ -13,10 +13,10 @@ def fingerprints(data: ZSLData) -> dict[str, str]:
 
     Images go by their paths within the data set, in any order, so that it may lie elsewhere.
     """
-    names = data.class_names
+    names, labels = data.class_names, data.labels.tolist()
 
     def images(indices: Tensor) -> list[tuple[str, str]]:
-        return sorted((data.images.place(i), names[data.labels[i]]) for i in indices.tolist())
+        return sorted((data.images.place(i), names[labels[i]]) for i in indices.tolist())
 
     return {
         "classes": _digest(names),

@@ -89,6 +89,11 @@ def load_folder(folder: Path, *, seed: int, repair_word_vectors: bool, check_ima
     )
 
 
+def is_image(path: Path) -> bool:
+    """Whether a file counts as an image, by its name; hidden ones do not, such as macOS leaves beside each."""
+    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
+
+
 def read_image_folders(root: Path, least: int = 1) -> dict[str, list[str]]:
     """Class names, sorted, to the paths of their images relative to `root`, sorted.
 
@@ -97,11 +102,7 @@ def read_image_folders(root: Path, least: int = 1) -> dict[str, list[str]]:
     """
     folders = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
     files = {
-        folder.name: sorted(
-            f"{folder.name}/{path.name}"
-            for path in folder.iterdir()
-            if path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
-        )
+        folder.name: sorted(f"{folder.name}/{path.name}" for path in folder.iterdir() if is_image(path))
         for folder in folders
     }
     if not files:

@@ -100,7 +100,7 @@ def run_name(settings: Settings, start: Settings) -> str:
     changes = (
         f"{f.name}={getattr(settings, f.name)}"
         for f in fields(Settings)
-        if f.name not in MAY_CHANGE | {"dataset"} and getattr(settings, f.name) != getattr(start, f.name)
+        if f.name not in MAY_CHANGE and getattr(settings, f.name) != getattr(start, f.name)
     )
     return ",".join(changes) or "unchanged"
 

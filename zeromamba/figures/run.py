@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..backbones import REGISTRY
 from ..build import load_data, restore_model
-from ..checkpoint import Checkpoint, adopt_released, load_checkpoint
+from ..checkpoint import RELEASED_SUFFIX, Checkpoint, adopt_released, load_checkpoint
 from ..data import ZSLData
 from ..model import ZeroShotModel
 from ..settings import PAPER_GAMMA, Settings, preset
@@ -116,7 +116,7 @@ def load_run(command: Command) -> Run:
         ImportError: if the backbone needs a package that cannot be imported.
     """
     device = pick_device(command.device)
-    if command.checkpoint.suffix == ".pth":
+    if command.checkpoint.suffix == RELEASED_SUFFIX:
         if command.dataset not in PAPER_GAMMA:
             raise ValueError(
                 f"{command.checkpoint} does not say on what it was trained: give --dataset cub, sun or awa2"
