@@ -26,7 +26,7 @@ TYPES = BITS | {
     "u16": np.uint16, "s16": np.int16, "u32": np.uint32, "s32": np.int32, "u64": np.uint64, "s64": np.int64,
     "f16": np.float16, "bf16": np.uint16, "f32": np.float32, "tf32": np.float32,
 }  # fmt: skip
-# All that Triton writes for the kernels; what is not among it is not known to be right here.
+# All that Triton 3.9 writes for the kernels; what is not among it is not known to be right here.
 KNOWN = frozenset(
     re.findall(
         r"\S+",
