@@ -52,6 +52,19 @@ KNOWN = frozenset(
 STATEMENT = re.compile(r"(?:@(?P<negated>!)?(?P<guard>%p\d+) )?(?P<name>[a-z][\w.:]*) ?(?P<operands>.*)")
 
 
+def fused(a, b, c):
+    """a b + c of float32, rounded once."""
+    return (a.astype(np.float64) * b + c).astype(np.float32)
+
+
+# Instructions that are one function of their operands; of a number and none, `fmin` and `fmax` are the number.
+OF_EACH = {
+    "abs": np.abs, "add": np.add, "and": np.bitwise_and, "fma": fused, "max": np.fmax, "min": np.fmin,
+    "neg": np.negative, "not": np.invert, "or": np.bitwise_or, "rem": np.fmod, "sub": np.subtract,
+    "xor": np.bitwise_xor,
+}  # fmt: skip
+
+
 class Race(AssertionError):
     """Two threads meet at a place in memory, one of them writes, and no barrier says which is first."""
 
@@ -184,11 +197,17 @@ class Machine:
                 machine.next += 1
                 try:
                     with np.errstate(all="ignore"):
-                        parted = getattr(machine, f"do_{instruction.name}")(instruction)
+                        parted = machine.step(instruction)
                 except Exception as error:
                     error.add_note(f"at: {instruction.line}")
                     raise
                 waiting += parted or ()
+
+    def step(self, i):
+        """Take one instruction; the programs that part, if some do."""
+        if i.name in OF_EACH:
+            return self.typed(i, OF_EACH[i.name])
+        return getattr(self, f"do_{i.name}")(i)
 
     # Registers
 
@@ -398,40 +417,9 @@ class Machine:
         else:
             self.set(i, target, self.get(source, kind))
 
-    def typed(self, i, function, operands=None):
+    def typed(self, i, function):
         """Write a function of the operands, all of the instruction's type."""
-        kind = i.modifiers[-1]
-        self.set(i, i.operands[0], function(*(self.get(o, kind) for o in operands or i.operands[1:])))
-
-    def do_add(self, i):
-        self.typed(i, np.add)
-
-    def do_sub(self, i):
-        self.typed(i, np.subtract)
-
-    def do_and(self, i):
-        self.typed(i, np.bitwise_and)
-
-    def do_or(self, i):
-        self.typed(i, np.bitwise_or)
-
-    def do_xor(self, i):
-        self.typed(i, np.bitwise_xor)
-
-    def do_not(self, i):
-        self.typed(i, np.invert)
-
-    def do_neg(self, i):
-        self.typed(i, np.negative)
-
-    def do_abs(self, i):
-        self.typed(i, np.abs)
-
-    def do_min(self, i):
-        self.typed(i, np.fmin)  # a number, if one of two is none
-
-    def do_max(self, i):
-        self.typed(i, np.fmax)
+        self.set(i, i.operands[0], function(*(self.get(o, i.modifiers[-1]) for o in i.operands[1:])))
 
     def do_mul(self, i):
         self.typed(i, lambda a, b: product(i, a, b))
@@ -442,19 +430,11 @@ class Machine:
         sum_of = product(i, self.get(a, kind), self.get(b, kind))
         self.set(i, i.operands[0], sum_of + self.get(c, sum_of.dtype.kind.replace("i", "s") + str(8 * sum_of.itemsize)))
 
-    def do_fma(self, i):
-        def fused(a, b, c):
-            return (a.astype(np.float64) * b + c).astype(np.float32)
-
-        self.typed(i, fused)
-
     def do_div(self, i):
-        kind = i.modifiers[-1]
-        wide = (lambda a, b: np.trunc(a.astype(np.float64) / b)) if kind != "f32" else np.divide  # exact: of 32 bits
-        self.typed(i, lambda a, b: wide(a, b).astype(a.dtype))
+        def towards_zero(a, b):
+            return np.trunc(a.astype(np.float64) / b).astype(a.dtype)  # exact, of 32 bits
 
-    def do_rem(self, i):
-        self.typed(i, np.fmod)
+        self.typed(i, np.divide if i.modifiers[-1] == "f32" else towards_zero)
 
     def do_ex2(self, i):
         def exp2(a):
