@@ -85,6 +85,11 @@ def test_a_picture_that_cannot_be_read_stops_no_other(made, tiny, tmp_path, caps
     assert all(line.startswith(f"{good}: class ") and line.count("class ") == 3 for line in lines)
 
 
+def test_a_file_of_the_released_code_names_no_classes(tiny, tmp_path):
+    with pytest.raises(SystemExit, match="released files name no classes"):
+        main([str(tmp_path / "CUB_bestGZSL.pth"), str(tiny / "images" / "class 4")])
+
+
 def test_where_the_json_goes_is_checked_first(made, tiny, tmp_path, capsys):
     with pytest.raises(SystemExit, match=r"error: .*nowhere"):
         main([str(made[1]), str(tiny / "images" / "class 4"), "--json", str(tmp_path / "nowhere" / "file.json")])

@@ -131,6 +131,8 @@ def load_checkpoint(path: Path) -> Checkpoint:
     Raises:
         FileNotFoundError, ValueError: if it is missing or not such a file; the message names the file.
     """
+    if path.suffix == RELEASED_SUFFIX:
+        raise ValueError(f"{path}: expected a model.safetensors of train.py; released files name no classes")
     state, metadata = load_safetensors(path)
     try:
         values = json.loads(metadata["zeromamba"])

@@ -190,6 +190,8 @@ def names_of(command: CommandLine) -> tuple[tuple[str, ...], Path]:
             )
         return found[1], command.data_root / row.word_vectors
     folder = Path(command.dataset)
+    if (other := folder / "word_vectors.npy").exists() and command.out is None:
+        raise ValueError(f"{other} is there already: remove it, or give it as --out, since only one file is read")
     if not (folder / "attributes.csv").is_file():
         raise FileNotFoundError(
             f"{folder}: expected cub, sun, awa2, imagenet, or a folder with attributes.csv, whose first line names "

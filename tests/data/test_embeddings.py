@@ -153,6 +153,9 @@ def test_a_folder_s_attributes_get_vectors_that_its_loader_reads(tmp_path, capsy
     )
     assert (tiny_folder / "word_vectors.csv").read_bytes() == before
     assert run(tiny_folder, "--vectors", other, "--overwrite") is None
+    (tiny_folder / "word_vectors.npy").touch()
+    assert "word_vectors.npy is there already: remove it" in run(tiny_folder, "--vectors", other, "--overwrite")
+    (tiny_folder / "word_vectors.npy").unlink()
     assert (tiny_folder / "word_vectors.csv").read_bytes() != before
 
 
