@@ -118,8 +118,8 @@ def main(argv: list[str] | None = None) -> None:
             if command.out:
                 command.out.mkdir(parents=True, exist_ok=True)
         else:
-            folder = command.out or Path("runs", Path(settings.dataset).name, time.strftime("%F_%H-%M-%S"))
-            folder = command.resume or folder
+            usual = Path("runs", Path(settings.dataset).name, time.strftime("%F_%H-%M-%S"))
+            folder = command.resume or command.out or usual
             build_model(settings, data.V)  # a wrong weights file is found now, not after the first seed
             open_run(folder, settings, data)
     except (ValueError, OSError, ImportError) as error:

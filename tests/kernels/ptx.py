@@ -192,7 +192,7 @@ class Machine:
         waiting = [self]
         while waiting:
             machine = waiting.pop()
-            while machine is not None and machine.next < len(machine.code.instructions):
+            while machine.next < len(machine.code.instructions):
                 instruction = machine.code.instructions[machine.next]
                 machine.next += 1
                 try:
@@ -231,7 +231,7 @@ class Machine:
 
     def set(self, instruction, name, value):
         """Write a register, where the guard holds; an integer that is shorter is extended by its own sign."""
-        if name == "_":
+        if name == "_":  # a part of a register that nobody wants
             return
         bits = np.dtype(BITS[self.code.registers[name.strip("%0123456789")]])
         if value.dtype.kind == "f":
@@ -304,20 +304,20 @@ class Machine:
         values = np.concatenate(values, axis=-1)
         self.access(i, i.operands[0], values.dtype.itemsize * len(sources), values.view(np.uint16))
 
-    def access(self, i, address, size, values=None, lanes=None):
+    def access(self, i, address, size, values=None, together=False):
         """Units (programs, threads, size / 2) of memory; store `values` if given.
 
-        lanes: the threads of a warp that have addresses, for an access of all threads together.
+        together: whether it is one access of all threads of a warp, rather than one of each.
         """
         base, offset = address
         shared = "shared" in i.modifiers
-        places = (self.get(base, "u32" if shared else "u64").astype(np.int64) + offset)[..., lanes or slice(None)]
-        places = np.broadcast_to(places, (*self.shape[:1], places.shape[-1]))
+        places = self.get(base, "u32" if shared else "u64").astype(np.int64) + offset
+        places = np.broadcast_to(places, self.shape)
         active = self.active(i)
         active = np.ones(places.shape, bool) if active is None else np.broadcast_to(active, places.shape)
         program = np.broadcast_to(self.programs[:, None], places.shape)
         who = program * self.threads + np.arange(places.shape[-1])
-        if lanes is not None:
+        if together:
             who = np.full_like(who, SEVERAL)
         phase = np.broadcast_to(self.phase[:, None], places.shape)
         if shared:
@@ -343,7 +343,7 @@ class Machine:
         """Four matrices of 8 x 8; the threads of eight lanes hold the addresses of a matrix's rows."""
         if self.threads != WARP:
             raise NotImplementedError(i.line)
-        matrices = self.access(i, i.operands[1], 16, lanes=list(range(WARP))).reshape(-1, 4, 8, 8)
+        matrices = self.access(i, i.operands[1], 16, together=True).reshape(-1, 4, 8, 8)
         if "trans" in i.modifiers:
             matrices = matrices.swapaxes(2, 3)
         values = np.ascontiguousarray(matrices).reshape(-1, 4, WARP, 2).view(np.uint32)
@@ -355,7 +355,7 @@ class Machine:
             raise NotImplementedError(i.line)
         values = np.stack([np.broadcast_to(self.get(v, "b32"), self.shape) for v in i.operands[1]], axis=1)
         matrices = np.ascontiguousarray(values)[..., None].view(np.uint16).reshape(-1, 4, 8, 8)
-        self.access(i, i.operands[0], 16, matrices.reshape(-1, WARP, 8), lanes=list(range(WARP)))
+        self.access(i, i.operands[0], 16, matrices.reshape(-1, WARP, 8), together=True)
 
     # Between threads
 
