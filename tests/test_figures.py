@@ -13,7 +13,7 @@ from torch import nn
 
 import train
 from zeromamba import figures
-from zeromamba.data import ImageDataset
+from zeromamba.data import ImageDataset, normalise
 from zeromamba.figures import run as run_module
 from zeromamba.figures.__main__ import main
 from zeromamba.settings import Settings
@@ -110,7 +110,7 @@ def test_a_checkpoint_chosen_on_test_images_says_so(checkpoint, run):
 def test_attention_drawn_is_the_model_s_and_sums_to_one(drawn, run):
     rows = attention_rows(run, run.data.test_unseen[:2], attributes=2)
     for row, i in zip(rows, run.data.test_unseen[:2], strict=True):
-        image = ImageDataset(run.data.images, i[None], 64)[0][0][None]
+        image = normalise(ImageDataset(run.data.images, i[None], 64)[0][0][None])
         with torch.inference_mode():
             M, psi = run.model.slp.attention(run.model.backbone(image).map)[0], run.model(image)[0]
         z = run.data.Z[run.data.labels[i]]
@@ -215,7 +215,7 @@ def test_tsne_draws_the_features_that_the_model_decides_by(run):
     psi, order = represent(run.model, loader(run.data, indices, run.settings), run.settings, run.device)
     assert order.tolist() == indices.tolist()
     np.testing.assert_array_equal(f.semantic, psi.double())
-    images = torch.stack([ImageDataset(run.data.images, indices, 64)[j][0] for j in range(3)])
+    images = normalise(torch.stack([ImageDataset(run.data.images, indices, 64)[j][0] for j in range(3)]))
     with torch.inference_mode():
         np.testing.assert_allclose(f.visual, run.model.backbone(images).pooled, rtol=1e-4, atol=1e-5)
     assert f.labels.tolist() == run.data.labels[indices].tolist()

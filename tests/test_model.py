@@ -59,6 +59,19 @@ def test_slp_is_equations_6_and_7(slp, feature_map):
     torch.testing.assert_close(slp(feature_map), psi)
 
 
+def test_slp_starts_as_released():
+    torch.manual_seed(0)
+    V = torch.randn(40, 100)
+    slp = SLP(V, 90)
+    torch.testing.assert_close(slp.V.detach(), V / V.norm(dim=1, keepdim=True))
+    for W in (
+        slp.W1.detach(),
+        slp.W2.detach(),
+    ):  # 9000 numbers of N(0, 1): deviations of the mean are 0.011, of the deviation 0.007
+        assert abs(float(W.mean())) < 0.05
+        assert abs(float(W.std()) - 1) < 0.04
+
+
 def test_attention_sums_to_one_over_the_regions_and_keeps_the_map_shape(slp, feature_map):
     M = slp.attention(feature_map)
     assert M.shape == (b, a, h, w)
@@ -96,7 +109,7 @@ def test_sef_without_eps_gives_nan_at_zero_as_released_and_with_it_does_not():
     assert SeF()(zero, zero).eq(0).all()
 
 
-def test_objective_is_equations_10_to_13():
+def test_objective_is_equations_10_to_13_with_the_released_mean_over_attributes():
     torch.manual_seed(0)
     psi, Z, labels = torch.randn(5, a), torch.randn(3, a), torch.tensor([0, 2, 1, 1, 0])
     logits = psi @ Z.T

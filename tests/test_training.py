@@ -1,16 +1,19 @@
-"""Optimiser, schedule and order of images: where the defaults avoid the released code's traps, and `paper` does not."""
+"""What an epoch does, and where the defaults avoid the released code's traps while `--protocol paper` does not."""
 
 from dataclasses import replace
 
 import pytest
 import torch
+from torch import nn
 
 from zeromamba import training
+from zeromamba.backbones import Features
 from zeromamba.build import build_model
-from zeromamba.data import load_demo, validation_split
+from zeromamba.data import load_demo, normalise, validation_split
+from zeromamba.model import ZeroMamba
 from zeromamba.protocol import final_split, search_split
 from zeromamba.settings import PAPER_GAMMA, Settings, preset
-from zeromamba.training import Fit, Split, flip_half, loader, make_optimizer, schedule
+from zeromamba.training import Fit, Split, flip_half, loader, make_optimizer, represent, schedule
 
 DEMO = replace(preset("demo", "paper"), workers=0)
 
@@ -76,6 +79,72 @@ def test_images_are_visited_once_an_epoch_in_an_order_of_its_own(data):
     assert not torch.equal(first, other)
     assert torch.equal(first.sort().values, indices.sort().values)
     assert len(data.labels[first[:16]].unique()) > 1, "no batch of a single class, where the files are sorted by class"
+
+
+class Patches(nn.Module):
+    """Stands in for a backbone: quarters of the image, and which modes it was called in."""
+
+    channels = 8
+
+    def __init__(self):
+        super().__init__()
+        self.proj = nn.Conv2d(3, self.channels, 32, 32)
+        self.modes = set()
+
+    def forward(self, images):
+        self.modes.add(self.training)
+        feature_map = self.proj(images).permute(0, 2, 3, 1)
+        return Features(map=feature_map, pooled=feature_map.mean(dim=(1, 2)))
+
+
+def patches(data):
+    torch.manual_seed(0)
+    return ZeroMamba(Patches(), data.V)
+
+
+def test_a_fit_is_sgd_on_the_objective_over_seen_classes(data, monkeypatch, tmp_path):
+    """Three epochs, step by step as the equations read: (10) to (13), momentum, decay, the halved rates."""
+    monkeypatch.setattr(training, "MILESTONES", (1, 2))
+    monkeypatch.setattr(training, "flip_half", lambda images: images.flip(-1))  # all of them, rather than at random
+    split = replace(final_split(data), train=data.trainval[torch.arange(0, len(data.trainval), 20)])
+    settings = replace(Settings(), dataset="demo", protocol="paper", weights=None, image_size=64, workers=0)
+    settings = replace(settings, epochs=3, lr=2e-3, lr_mlp=1e-3, lambda_sc=0.7)
+    assert 2 * settings.batch_size < len(split.train)
+    assert len(split.train) % settings.batch_size
+    model, expected = patches(data), patches(data)
+    for _ in Fit(model, data, split, settings, 4, tmp_path, torch.device("cpu")).epochs(3):
+        pass
+
+    images = normalise(
+        torch.stack([image[0] for image, _ in loader(data, split.train, replace(settings, batch_size=1))])
+    )
+    labels, Z = split.local(data.labels[split.train]), data.Z[split.seen]
+    momenta = {name: torch.zeros_like(p) for name, p in expected.named_parameters()}
+    for epoch in (1, 2, 3):
+        for batch in torch.arange(len(images)).split(settings.batch_size):
+            psi = expected(images[batch].flip(-1))
+            L_CE = -torch.log_softmax(psi @ Z.T, dim=1)[torch.arange(len(batch)), labels[batch]].mean()
+            L_SC = (psi - Z[labels[batch]]).abs().mean()
+            expected.zero_grad()
+            (L_CE + 0.7 * L_SC).backward()
+            for name, p in expected.named_parameters():
+                momenta[name] = 0.9 * momenta[name] + p.grad + 1e-3 * p.detach()
+                p.data -= (1e-3 if "slp.mlp" in name else 2e-3) / 2 ** (epoch - 1) * momenta[name]
+    start = dict(patches(data).named_parameters())
+    for name, p in model.named_parameters():
+        moved = (p - start[name]).norm()
+        assert moved > 0, name
+        assert (p - expected.get_parameter(name)).norm() < 1e-3 * moved, name
+
+
+def test_stochastic_depth_acts_in_training_and_not_in_evaluation(data, tmp_path):
+    model, split = patches(data), replace(final_split(data), train=data.trainval[:20])
+    fit = Fit(model, data, split, replace(DEMO, epochs=1), 0, tmp_path, torch.device("cpu"))
+    next(fit.epochs(1))
+    assert model.backbone.modes == {True}
+    model.backbone.modes.clear()
+    represent(model, loader(data, split.train, DEMO), DEMO, torch.device("cpu"))
+    assert model.backbone.modes == {False}
 
 
 class OrderSeenError(Exception):
@@ -145,6 +214,15 @@ def test_published_gammas_serve_the_paper_s_protocol_only():
         assert preset(name, "paper").fixed_gamma() is None
     with pytest.raises(ValueError, match="--gamma"):
         replace(preset("demo", "paper"), protocol="paper").fixed_gamma()
+
+
+@pytest.mark.parametrize("changes", [{"variant": "paper"}, {"logit_scale": 10.0}])
+def test_published_gammas_are_refused_to_class_scores_that_they_do_not_belong_to(changes):
+    """A softmax over cosines of 150 classes is below 0.02: less 0.3, no seen class would ever be named."""
+    settings = replace(preset("cub", "paper"), protocol="paper", **changes)
+    with pytest.raises(ValueError, match=r"belong to --variant released with --logit-scale 1.*Give --gamma"):
+        settings.fixed_gamma()
+    assert replace(settings, gamma=0.001).fixed_gamma() == 0.001
 
 
 def test_small_has_the_parameters_that_the_paper_states():

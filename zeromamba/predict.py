@@ -17,7 +17,7 @@ from torch import Tensor
 
 from .build import restore_model
 from .checkpoint import Checkpoint, load_checkpoint
-from .data import ImageDataset, ImageFiles
+from .data import ImageDataset, ImageFiles, normalise
 from .data.base import unit_prototypes
 from .data.folder import SUFFIXES, is_image, read_table
 from .files import write_json
@@ -69,10 +69,10 @@ def read_classes(path: Path, attribute_names: tuple[str, ...]) -> tuple[tuple[st
 def predict(
     model: ZeroShotModel, images: Tensor, classes: Classes, attribute_names: tuple[str, ...], settings: Settings
 ) -> list[Prediction]:
-    """Name images (b, 3, H, W), prepared as `ImageDataset` does, in the precision of the settings."""
+    """Name images (b, 3, H, W) uint8, of `ImageDataset`, in the precision of the settings."""
     model.eval()
     with autocast(settings, images.device):
-        psi = model(images).float().cpu()
+        psi = model(normalise(images)).float().cpu()
     p = model.logits(psi, classes.Z).softmax(dim=-1)
     calibrated = p - classes.gamma * classes.seen
     return [

@@ -1,5 +1,6 @@
 """Every setting of a run, the presets, and the two protocols. The command line is generated from `Settings`."""
 
+import os
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -98,8 +99,8 @@ class Settings:
     """bf16: autocast of the forward; parameters stay float32"""
     scan: Literal["auto", "triton", "torch", "reference"] = "auto"
     """implementation of the selective scan; only auto chooses"""
-    workers: int = 2
-    """processes that read images"""
+    workers: int = min(8, os.cpu_count() or 1)
+    """processes that read images: 8, or as many as there are cores"""
     check_images: bool = True
     """decode every image once before training starts"""
 
@@ -143,13 +144,20 @@ class Settings:
         """The gamma that is given rather than chosen on validation classes; None where it is to be chosen.
 
         Raises:
-            ValueError: under the paper's protocol, for a data set for which the paper prints none.
+            ValueError: under the paper's protocol, for a data set for which the paper prints none, and for class
+                scores that the printed ones do not belong to.
         """
         if self.gamma is not None or self.protocol == "validation":
             return self.gamma
         if self.dataset not in PAPER_GAMMA:
             raise ValueError(
                 f"--protocol paper fixes gamma, and the paper prints none for {self.dataset!r}: give --gamma, "
+                "or use --protocol validation, which chooses it on validation classes"
+            )
+        if self.variant != "released" or self.logit_scale != 1:
+            raise ValueError(
+                "--protocol paper fixes gamma, and the printed ones belong to --variant released with --logit-scale 1: "
+                "a softmax over cosines stays far below them, and S and H would be 0. Give --gamma, "
                 "or use --protocol validation, which chooses it on validation classes"
             )
         return PAPER_GAMMA[self.dataset]

@@ -17,7 +17,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from .data import ImageDataset, ZSLData
+from .data import ImageDataset, ZSLData, normalise
 from .evaluation import Bools, Evaluation, Floats, Ints, evaluate
 from .files import atomic_write
 from .losses import objective
@@ -70,7 +70,7 @@ def autocast(settings: Settings, device: torch.device) -> AbstractContextManager
 
 
 def loader(data: ZSLData, indices: Tensor, settings: Settings, *, shuffle: bool = False, seed: int = 0) -> DataLoader:
-    """Batches of (images (b, 3, H, W), image index (b,)); `shuffle` draws the order from `seed`."""
+    """Batches of (images (b, 3, H, W) uint8, image index (b,)); `shuffle` draws the order from `seed`."""
     order = indices[torch.randperm(len(indices), generator=torch.Generator().manual_seed(seed))] if shuffle else indices
     return DataLoader(
         ImageDataset(data.images, order, settings.image_size),
@@ -97,7 +97,7 @@ def represent(
     values, indices = [], []
     for images, index in tqdm(batches, desc="evaluate", unit="batch", leave=False, dynamic_ncols=True, disable=None):
         with autocast(settings, device):
-            values.append(read(images.to(device, non_blocking=True)).float().cpu())
+            values.append(read(normalise(images.to(device, non_blocking=True))).float().cpu())
         indices.append(index)
     return torch.cat(values), torch.cat(indices)
 
@@ -213,7 +213,7 @@ class Fit:
             total=len(split.train), desc=f"epoch {epoch}", unit="img", leave=False, dynamic_ncols=True, disable=None
         ) as bar:
             for images, index in batches:
-                images = flip_half(images.to(device, non_blocking=True))
+                images = normalise(flip_half(images.to(device, non_blocking=True)))
                 labels = split.local(self.data.labels[index]).to(device, non_blocking=True)
                 with autocast(settings, device):
                     psi = self.model(images).float()

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from zeromamba.data import ImageDataset, ImageFiles
+from zeromamba.data import ImageDataset, ImageFiles, normalise
 from zeromamba.data.pixels import check_files
 
 
@@ -21,24 +21,31 @@ def images(tmp_path):
     return ImageFiles(tmp_path, ["rgb.png", "grey.jpg", "alpha.png", "cmyk.jpg"])
 
 
-def test_items_are_normalised_images_and_their_index(images):
+def test_items_are_resized_images_and_their_index(images):
     dataset = ImageDataset(images, torch.tensor([2, 0]), 16)
     assert len(dataset) == 2
     tensor, index = dataset[1]
     assert index == 0
     assert tensor.shape == (3, 16, 16)
-    assert tensor.dtype == torch.float32
-    resized = np.asarray(images.load(0).resize((16, 16), Image.Resampling.BILINEAR)) / 255
-    expected = (resized - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
-    np.testing.assert_allclose(tensor.permute(1, 2, 0), expected, atol=1e-6)
+    resized = np.asarray(images.load(0).resize((16, 16), Image.Resampling.BILINEAR))
+    np.testing.assert_array_equal(tensor.permute(1, 2, 0), resized)
+
+
+def test_images_are_normalised_as_imagenet_models_expect():
+    pixels = torch.arange(256, dtype=torch.uint8).repeat(2, 3, 1).unflatten(-1, (16, 16))
+    expected = (pixels.permute(0, 2, 3, 1).double() / 255 - torch.tensor([0.485, 0.456, 0.406])) / torch.tensor(
+        [0.229, 0.224, 0.225]
+    )
+    normalised = normalise(pixels)
+    assert normalised.dtype == torch.float32
+    torch.testing.assert_close(normalised.permute(0, 2, 3, 1), expected.float(), rtol=0, atol=1e-6)
+    assert pixels.max() == 255, "what was given is as it was"
 
 
 def test_every_mode_becomes_rgb(images):
     dataset = ImageDataset(images, torch.arange(4), 16)
     assert all(dataset[i][0].shape == (3, 16, 16) for i in range(4))
-    grey = dataset[1][0] * torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
-    grey += torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)
-    torch.testing.assert_close(grey[0], grey[2])
+    assert torch.equal(dataset[1][0][0], dataset[1][0][2]), "of a grey picture"
 
 
 def read(path, image, **options):

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zeromamba.data import validation_split
+from zeromamba.data import load_demo, validation_split
 from zeromamba.data.base import choose_validation_classes, stratified
 
 COUNTS = st.lists(st.integers(1, 12), min_size=1, max_size=6)
@@ -33,6 +33,14 @@ def test_validation_split(cub):
     assert data.labels[val_unseen].tolist() == [1] * 4 + [3] * 4, "all trainval images of the validation classes"
     assert data.labels[val_seen].tolist() == [0, 2, 4], "a fifth of four images, rounded, of every other class"
     assert data.labels[train].tolist() == [0] * 3 + [2] * 3 + [4] * 3
+
+
+def test_a_fifth_of_every_other_class_s_images_is_held_out():
+    data = load_demo()
+    train, val_seen, _ = validation_split(data, seed=0)
+    for c in data.seen[~torch.isin(data.seen, data.val_classes)]:
+        kept, held_out = ((data.labels[indices] == c).sum() for indices in (train, val_seen))
+        assert held_out == round(0.2 * float(kept + held_out)) > 1
 
 
 def test_validation_split_depends_on_the_seed_alone(cub):

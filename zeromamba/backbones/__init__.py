@@ -56,9 +56,7 @@ def _vmamba(size: vmamba.SizeName, file: str) -> Entry:
 def _deit(size: str, file: str) -> Entry:
     build = partial(timm_vit.build, f"deit_{size}_patch16_224")
     url = f"https://dl.fbaipublicfiles.com/deit/{file}"
-    return Entry(
-        f"DeiT-{size.capitalize()}", build, released=timm_vit.DEIT, url=url, file=file, needs=timm_vit.import_timm
-    )
+    return Entry(f"DeiT-{size.capitalize()}", build, 0.1, timm_vit.DEIT, url, file, timm_vit.import_timm)
 
 
 _VIM = "https://huggingface.co/hustvl/Vim-small-midclstok/resolve/main/vim_s_midclstok_80p5acc.pth"

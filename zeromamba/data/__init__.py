@@ -8,7 +8,7 @@ from .demo import load_demo
 from .fingerprint import differences, fingerprints
 from .folder import load_folder
 from .imagenet import load_imagenet
-from .pixels import ImageDataset, ImageFiles
+from .pixels import ImageDataset, ImageFiles, normalise
 
 __all__ = [
     "BENCHMARKS",
@@ -21,6 +21,7 @@ __all__ = [
     "fingerprints",
     "load_dataset",
     "load_demo",
+    "normalise",
     "validation_split",
 ]
 

@@ -1,4 +1,4 @@
-"""From image files to tensors: read, resize to a square, normalise as ImageNet models expect."""
+"""From image files to tensors: read, resize to a square; and normalise as ImageNet models expect, on any device."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -100,15 +100,16 @@ def resize(image: Image.Image, size: int) -> Image.Image:
     return image if image.size == (size, size) else image.resize((size, size), Image.Resampling.BILINEAR)
 
 
-def to_tensor(image: Image.Image) -> Tensor:
-    """RGB image to (3, H, W) float32, minus ImageNet's mean, over its deviation."""
-    pixels = torch.from_numpy(np.array(image, np.float32)).permute(2, 0, 1).div_(255)
-    mean, std = torch.tensor(IMAGENET_MEAN).view(3, 1, 1), torch.tensor(IMAGENET_STD).view(3, 1, 1)
-    return pixels.sub_(mean).div_(std).contiguous()
+def normalise(images: Tensor) -> Tensor:
+    """Images (..., 3, H, W) uint8 to float32 in [0, 1], minus ImageNet's mean, over its deviation."""
+    mean, std = (torch.tensor(v, device=images.device).view(3, 1, 1) for v in (IMAGENET_MEAN, IMAGENET_STD))
+    return images.float().div_(255).sub_(mean).div_(std)
 
 
 class ImageDataset(Dataset[tuple[Tensor, int]]):
-    """Some images of a source, in the given order: item j is ((3, size, size) float32, image index).
+    """Some images of a source, in the given order: item j is ((3, size, size) uint8, image index).
+
+    Bytes, since they are read by other processes and go to a device: `normalise` is of whole batches, and there.
 
     Args:
         images: any image source.
@@ -124,7 +125,8 @@ class ImageDataset(Dataset[tuple[Tensor, int]]):
 
     def __getitem__(self, j: int) -> tuple[Tensor, int]:
         i = self.indices[j]
-        return to_tensor(resize(self.images.load(i), self.size)), i
+        pixels = np.array(resize(self.images.load(i), self.size))
+        return torch.from_numpy(pixels).permute(2, 0, 1).contiguous(), i
 
 
 def check_files(images: ImageFiles, advice: str, *, decode: bool = True) -> None:

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
-from ..data import ImageDataset
+from ..data import ImageDataset, normalise
 from ..data.pixels import resize
 from ..evaluation import Floats, predict, softmax
 from .run import ClassCommand, Run, at_least_one
@@ -55,7 +55,7 @@ def attention_rows(run: Run, indices: Tensor, attributes: int) -> list[Row]:
     images = ImageDataset(data.images, indices, size)
     rows = []
     for x, i in (images[j] for j in range(len(images))):
-        features = model.backbone(x[None].to(run.device))
+        features = model.backbone(normalise(x[None].to(run.device)))
         M = slp.attention(features.map)[0].double().cpu().numpy()
         psi = model.represent(features).float().cpu()
         p = softmax(model.logits(psi, data.Z).double().numpy())

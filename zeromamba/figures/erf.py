@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from ..build import build_model
+from ..data import normalise
 from ..evaluation import Floats
 from ..model import ZeroShotModel
 from ..training import loader
@@ -133,4 +134,6 @@ class ERF(Command):
 def _measure(model: ZeroShotModel, batches: DataLoader, run: Run) -> Floats:
     model.requires_grad_(False)
     bar = tqdm(batches, desc="gradients", unit="img", leave=False, dynamic_ncols=True, disable=None)
-    return effective_receptive_field(lambda x: model.backbone(x).map, (images.to(run.device) for images, _ in bar))
+    return effective_receptive_field(
+        lambda x: model.backbone(x).map, (normalise(images.to(run.device)) for images, _ in bar)
+    )

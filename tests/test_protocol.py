@@ -1,0 +1,86 @@
+"""What chooses the epoch and gamma, with fits that cost nothing and measurements that are made up."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from zeromamba import protocol
+from zeromamba.checkpoint import load_checkpoint
+from zeromamba.data import load_demo
+from zeromamba.evaluation import GZSL, Evaluation
+from zeromamba.protocol import SeedRun, final_split, search_split
+from zeromamba.settings import preset
+
+#: After each epoch; each measure has its highest at another one, and the last epoch none.
+EPOCHS = [
+    Evaluation(czsl=0.9, gzsl=GZSL(gamma=0.1, U=0.1, S=0.1), ausuc=0.2, per_class={"czsl": {}, "gzsl": {}}),
+    Evaluation(czsl=0.2, gzsl=GZSL(gamma=0.2, U=0.3, S=0.2), ausuc=0.8, per_class={"czsl": {}, "gzsl": {}}),
+    Evaluation(czsl=0.3, gzsl=GZSL(gamma=0.3, U=0.7, S=0.8), ausuc=0.3, per_class={"czsl": {}, "gzsl": {}}),
+    Evaluation(czsl=0.1, gzsl=GZSL(gamma=0.4, U=0.2, S=0.2), ausuc=0.1, per_class={"czsl": {}, "gzsl": {}}),
+]
+TEST = Evaluation(czsl=0.55, gzsl=GZSL(gamma=0.2, U=0.5, S=0.25), ausuc=0.4, per_class={"czsl": {}, "gzsl": {}})
+
+
+class MadeUpFit:
+    """A `Fit` that trains nothing; its model's only weight is the number of epochs."""
+
+    def __init__(self, model, data, split, *_):
+        self.model, self.split, self.history = model, split, []
+
+    def epochs(self, last):
+        while len(self.history) < last:
+            record = {"epoch": len(self.history) + 1}
+            self.model.weight.data.fill_(record["epoch"])
+            yield record
+            self.history.append(record)
+
+
+@pytest.fixture(scope="module")
+def data():
+    return load_demo()
+
+
+@pytest.fixture
+def measured(data, monkeypatch):
+    """The splits and gammas of all measurements, in their order."""
+    calls = []
+
+    def evaluate_split(model, data, split, settings, gamma, device):
+        calls.append((split, gamma))
+        epoch = int(model.weight)
+        on_validation = torch.equal(split.seen, search_split(data, 0).seen)
+        return EPOCHS[epoch - 1] if on_validation or settings.protocol == "paper" else TEST
+
+    monkeypatch.setattr(protocol, "Fit", MadeUpFit)
+    monkeypatch.setattr(protocol, "build_model", lambda settings, V: torch.nn.Linear(1, 1, bias=False))
+    monkeypatch.setattr(protocol, "evaluate_split", evaluate_split)
+    return calls
+
+
+def test_the_largest_area_on_validation_classes_chooses_the_epoch_and_gamma(data, measured, tmp_path):
+    settings = replace(preset("demo", "paper"), epochs=4)
+    result = SeedRun(settings, data, 0, tmp_path, torch.device("cpu")).result()
+    *validated, (split, gamma) = measured
+    assert [g for _, g in validated] == [None] * 4
+    assert all(torch.equal(s.evaluated, search_split(data, 0).evaluated) for s, _ in validated)
+    assert torch.equal(split.evaluated, final_split(data).evaluated), "the test images are met once"
+    assert gamma == 0.2
+    assert result["epoch"] == 2
+    assert [result[k] for k in ("czsl", "U", "S", "ausuc", "gamma")] == [0.55, 0.5, 0.25, 0.4, 0.2]
+    assert result["validation"]["ausuc"] == 0.8
+    checkpoint = load_checkpoint(tmp_path / "model.safetensors")
+    assert checkpoint.state["weight"].item() == checkpoint.record.epoch == 2
+    assert checkpoint.record.gamma == 0.2
+
+
+def test_the_paper_s_protocol_takes_the_best_epochs_on_test_images(data, measured, tmp_path):
+    settings = replace(preset("demo", "paper"), epochs=4, protocol="paper", gamma=0.6)
+    result = SeedRun(settings, data, 0, tmp_path, torch.device("cpu")).result()
+    assert [g for _, g in measured] == [0.6] * 4
+    assert all(torch.equal(s.evaluated, final_split(data).evaluated) for s, _ in measured)
+    assert (result["epoch_czsl"], result["czsl"]) == (1, 0.9)
+    assert (result["epoch"], result["U"], result["S"]) == (3, 0.7, 0.8)
+    for kind, epoch in (("czsl", 1), ("gzsl", 3)):
+        checkpoint = load_checkpoint(tmp_path / f"model_best_{kind}.safetensors")
+        assert checkpoint.state["weight"].item() == checkpoint.record.epoch == epoch
