@@ -140,6 +140,7 @@ def test_a_fit_is_sgd_on_the_objective_over_seen_classes(data, monkeypatch, tmp_
 def test_stochastic_depth_acts_in_training_and_not_in_evaluation(data, tmp_path):
     model, split = patches(data), replace(final_split(data), train=data.trainval[:20])
     fit = Fit(model, data, split, replace(DEMO, epochs=1), 0, tmp_path, torch.device("cpu"))
+    model.eval()  # as the epoch before left it, when it was measured
     next(fit.epochs(1))
     assert model.backbone.modes == {True}
     model.backbone.modes.clear()
