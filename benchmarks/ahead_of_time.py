@@ -102,14 +102,16 @@ def launches(
     def empty(*shape: int, of: torch.dtype = dtype) -> torch.Tensor:
         return torch.empty(shape, dtype=of, device="meta")
 
+    # views of one projection, as in the networks: kernels are compiled for their strides
+    dt_low, B, C = empty(b, side, side, k, r + 2 * n).split([r, n, n], dim=-1)
     inputs = Inputs(
         x=empty(b, side, side, d),
-        dt_low=empty(b, side, side, k, d if dt_given else r),
+        dt_low=empty(b, side, side, k, d) if dt_given else dt_low,
         dt_weight=None if dt_given else empty(k, d, r, of=torch.float32),
         dt_bias=empty(k, d, of=torch.float32),
         A=empty(k, d, n, of=torch.float32),
-        B=empty(b, side, side, k, n),
-        C=empty(b, side, side, k, n),
+        B=B,
+        C=C,
         D=empty(k, d, of=torch.float32),
     )
     with recorded_launches() as noted:
@@ -129,7 +131,8 @@ def specialise(launch: Launch) -> dict[str, dict[Any, Any]]:
     for i, param in enumerate(kernel.params):
         value = launch.arguments[param.name]
         if isinstance(value, torch.Tensor):
-            signature[param.name], divisible = TYPES[value.dtype], True
+            signature[param.name] = TYPES[value.dtype]
+            divisible = value.storage_offset() * value.itemsize % 16 == 0  # as storages begin
         elif param.is_constexpr or value is None or (value == 1 and not param.do_not_specialize):
             signature[param.name], constants[param.name], divisible = "constexpr", value, False
         else:

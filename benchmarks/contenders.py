@@ -198,7 +198,7 @@ def recurrence(run: Callable[..., Tensor]) -> Callable[[dict[str, Tensor]], Prep
         u = x.permute(0, 3, 1, 2).flatten(2).repeat(1, k, 1)
         B, C = (v.permute(0, 3, 4, 1, 2).flatten(3).to(x.dtype).contiguous() for v in (B, C))  # (b, k, n, l)
         leaves = _leaves([u, z, A.reshape(-1, n), B, C, D.reshape(-1), dt_bias.reshape(-1)])
-        return Prepared(lambda: run(*leaves), leaves, [leaves[2], *leaves[5:]], _same, _same)
+        return Prepared(lambda: run(*leaves), leaves, [leaves[2], *leaves[5:]], _same, lambda v: v.mT)
 
     return prepare
 

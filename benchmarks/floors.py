@@ -120,7 +120,9 @@ Floors, of the scan alone (dt_low, B, C given; no x_proj, no LayerNorm), for e =
   instructions  e k times the instructions an element and direction counted in the compiled kernels that the pass runs
                 at this size, as the cut that ships has it, a thread's share of a chunk's loop body; over 128 a clock
                 and multiprocessor
-share of the floor: the larger of memory and special over the time measured; 100% is as fast as any kernel could be.
+share of the floor: the larger of memory and special over the time measured; 100% is as fast as any kernel could be
+that takes its exponentials from the special-function units.
 Times: median of warm repeats by CUDA events, L2 cache overwritten before each, launches from Python included.
-difference: the largest of |result - torch path| / |torch path| over y and every gradient, float32 path, same inputs.
+difference: the largest of |result - torch path| / |torch path| over y and every gradient, float32 path, same inputs;
+or a quarter of the worst token's of y or dx, over the mean token's norm.
 kept: bytes that autograd keeps for the backward, parameters not counted, over elements b l d."""

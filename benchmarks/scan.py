@@ -1,5 +1,10 @@
-"""How fast the scan is, beside every peer that can be imported: `python benchmarks/scan.py --help`."""
+"""Time the scan on the GPU that is here beside every peer that can be imported, or else show what a CPU can.
 
+Every result is checked before its time counts: `python benchmarks/scan.py --help`.
+"""
+
+import argparse
+import os
 import platform
 import subprocess
 import sys
@@ -9,10 +14,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import torch
-import tyro
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a file: the folder above, not this one
 
@@ -33,32 +37,45 @@ COUNTED_SM = (80, 90)  # what kernels are compiled for; a card's own count is th
 
 @dataclass(frozen=True)
 class Options:
-    """Time the scan on the GPU that is here, or else what a CPU has to show, every result checked before."""
+    """What the command line asks for; see `parse`."""
 
     model: bool = False
-    """Whole networks instead: VMamba T, S, B and a ZeroMamba training step. Needs a GPU."""
     json: Path | None = None
-    """Write all figures here."""
     plot: Path | None = None
-    """Draw them here (.png, .pdf, .svg); needs the extra `figures`."""
-    dtypes: tuple[Literal["bfloat16", "float16", "float32"], ...] = ("bfloat16", "float32")
-    """Dtypes of the maps on a GPU; goals are held against bfloat16."""
+    dtypes: Sequence[str] = ("bfloat16", "float32")
     repeats: int = 20
-    """Timed runs at most, of which the median is reported; slow ones are repeated less."""
     limit_s: float | None = None
-    """Stop measuring after so many seconds; what is measured by then is reported, the rest is not measured."""
     compile: bool = True
-    """Compile the kernels ahead of time: their instructions, without a GPU the host's time; takes a minute or more."""
-    cpu_sides: tuple[int, ...] = (28, 56)
-    """Without a GPU: sides of the map in tokens."""
+    cpu_sides: Sequence[int] = (28, 56)
     cpu_channels: int = 192
-    """Without a GPU: channels d."""
+
+
+def parse() -> Options:
+    """The command line, by what every Python has: machines with a GPU may lack tyro."""
+    default, parser = Options(), argparse.ArgumentParser(description=__doc__)
+    add = parser.add_argument
+    add("--model", action="store_true", help="whole networks instead: VMamba and ZeroMamba; needs a GPU")
+    add("--json", type=Path, help="write all figures here")
+    add("--plot", type=Path, help="draw them here (.png, .pdf, .svg); needs the extra `figures`")
+    add("--dtypes", nargs="+", default=default.dtypes, choices=["bfloat16", "float16", "float32"],
+        help="dtypes of the maps on a GPU; goals are held against bfloat16")  # fmt: skip
+    add("--repeats", type=int, default=default.repeats,
+        help="timed runs at most, of which the median is reported; slow ones are repeated less")  # fmt: skip
+    add("--limit-s", type=float,
+        help="stop measuring after so many seconds: what is measured by then is reported")  # fmt: skip
+    add("--no-compile", dest="compile", action="store_false",
+        help="do not compile the kernels ahead of time, for their instructions and, without a GPU, the host's time"
+    )  # fmt: skip
+    add("--cpu-sides", type=int, nargs="+", default=default.cpu_sides, help="without a GPU: sides of the map, tokens")
+    add("--cpu-channels", type=int, default=default.cpu_channels, help="without a GPU: channels d")
+    return Options(**vars(parser.parse_args()))
 
 
 def main(options: Options) -> None:
     """Measure, print, and write what was asked for."""
     if options.model and not torch.cuda.is_available():
         raise SystemExit("--model: PyTorch finds no CUDA device here, and whole networks are timed on one only")
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False  # float32 is float32 for everyone
     result = environment()
     print("  ".join(f"{key}: {value}" for key, value in result.items()))
     if not torch.cuda.is_available():
@@ -75,7 +92,7 @@ def main(options: Options) -> None:
 def environment() -> dict[str, Any]:
     """What the figures belong to."""
     return {
-        "commit": _git("describe", "--always", "--dirty", "--abbrev=12"),
+        "commit": os.environ.get("ZEROMAMBA_COMMIT") or _git("describe", "--always", "--dirty", "--abbrev=12"),
         "kernels": _git("rev-parse", "--short=12", "HEAD:zeromamba/kernels"),  # the tree: a rebase leaves it
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else _processor(),
@@ -114,7 +131,7 @@ def without_gpu(options: Options) -> dict[str, Any]:
     if host:
         print("\n" + host_table(host))
     print(f"\nCPU paths: float32, b = 2, d = {options.cpu_channels}, n = 1, four routes, Bbar = dt B:\n")
-    rows: list[CpuRow] = time_paths(options.cpu_sides, d=options.cpu_channels, repeats=options.repeats)
+    rows: list[CpuRow] = time_paths(tuple(options.cpu_sides), d=options.cpu_channels, repeats=options.repeats)
     print(cpu_table(rows))
     if options.plot is not None:
         plot.plot_cpu(rows, f"{_processor()}, {torch.get_num_threads()} threads", options.plot)
@@ -205,4 +222,4 @@ def write_so_far(options: Options, name: str, rows: Sequence[R]) -> None:
 
 if __name__ == "__main__":
     warnings.filterwarnings("ignore", message="TRITON_DEFAULT_FP_FUSION")  # of Triton 3.9, at peers' kernels
-    main(tyro.cli(Options, description=Options.__doc__))
+    main(parse())

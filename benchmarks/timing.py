@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-ENOUGH = 1.0  # seconds of repeats
+ENOUGH = 0.5  # seconds of repeats
 FLUSH = 1 << 28  # bytes written between repeats, more than any card's L2 cache
 
 
@@ -48,13 +48,17 @@ def _synchronize(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def peak_bytes(run: Callable[[], Any], device: torch.device) -> int | None:
-    """Bytes that a run allocates on a GPU at its peak, beyond what is there before; None on a CPU."""
+def peak_bytes(run: Callable[[], Any], device: torch.device, *, beyond: bool = False) -> int | None:
+    """Bytes that are allocated on a GPU at a run's peak; None on a CPU.
+
+    Args:
+        beyond: without what was there before.
+    """
     if device.type == "cpu":
         return None
     torch.cuda.synchronize(device)
     torch.cuda.reset_peak_memory_stats(device)
-    before = torch.cuda.memory_allocated(device)
+    before = torch.cuda.memory_allocated(device) if beyond else 0
     run()
     torch.cuda.synchronize(device)
     return torch.cuda.max_memory_allocated(device) - before

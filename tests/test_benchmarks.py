@@ -12,7 +12,7 @@ from benchmarks.contenders import CONTENDERS
 from benchmarks.floors import Card, Size, floors
 from benchmarks.goals import at_least, at_most, goals
 from benchmarks.gpu import Row
-from benchmarks.scan import Options, main
+from benchmarks.scan import Options, main, parse
 from benchmarks.timing import kept_bytes
 
 STAGE_1 = Size(stage=1, image=448, b=16, side=112, d=192, r=6)
@@ -86,6 +86,48 @@ def test_a_wrong_contender_on_the_way_to_a_gpu_is_refused(monkeypatch):
     assert right.forward_ms > 0
     assert wrong.forward_ms is None
     assert "WRONG" in wrong.note
+
+
+@pytest.mark.parametrize("cut", ["ss2d", "scan", "1-d"])
+def test_one_wrong_token_among_many_is_found(cut, monkeypatch):
+    """In bfloat16, whose roundings all tokens have."""
+    honest = next(c for c in CONTENDERS if (c.name, c.cut) == ("torch", cut))
+
+    def prepare(tensors):
+        prepared = honest.prepare(tensors)
+
+        def forward():
+            y = prepared.forward()
+            is_wrong = torch.zeros(y.shape, dtype=torch.bool)
+            prepared.to_ours(is_wrong)[0, -1].view(-1, y.shape[1 if cut == "1-d" else -1])[-1] = True
+            return torch.where(is_wrong, 0, y)
+
+        return replace(prepared, forward=forward)
+
+    monkeypatch.setattr(gpu, "CONTENDERS", (honest, replace(honest, name="wrong", prepare=prepare)))
+    monkeypatch.setattr(gpu, "sizes", lambda: [Size(1, 448, 16, 8, 16, 2)])
+    right, wrong = gpu.measure(torch.device("cpu"), H200, (torch.bfloat16,), {}, repeats=1)
+    assert right.forward_ms > 0
+    assert "WRONG" in wrong.note
+
+
+def test_without_a_result_to_compare_with_no_time_is_reported(monkeypatch):
+    def prepare(tensors):
+        raise torch.OutOfMemoryError("of the torch path")
+
+    honest = next(c for c in CONTENDERS if (c.name, c.cut) == ("torch", "scan"))
+    monkeypatch.setattr(gpu, "CONTENDERS", (replace(honest, prepare=prepare), replace(honest, name="other")))
+    monkeypatch.setattr(gpu, "sizes", lambda: [Size(1, 448, 1, 3, 8, 1)])
+    rows = list(gpu.measure(torch.device("cpu"), H200, (torch.float32,), {}, repeats=1))
+    assert [row.contender for row in rows] == ["torch", "other"]
+    assert all("no result to compare with: OutOfMemoryError" in row.note for row in rows)
+
+
+def test_the_command_line_has_the_options_and_their_defaults(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["scan.py"])
+    assert parse() == Options()
+    monkeypatch.setattr(sys, "argv", ["scan.py", "--model", "--no-compile", "--dtypes", "float16", "--limit-s", "9"])
+    assert parse() == Options(model=True, compile=False, dtypes=["float16"], limit_s=9.0)
 
 
 def test_floors_by_hand():

@@ -35,7 +35,10 @@ ROUTE_SETS = {
 
 
 def make(b=2, h=3, w=5, d=4, n=1, r=2, k=4, dtype=torch.float32, seed=0):
-    """Inputs as a model at its start would give them; maps of `dtype`, parameters in float32 (float64 for that)."""
+    """Inputs as a model at its start would give them; maps of `dtype`, parameters in float32 (float64 for that).
+
+    dt_low, B and C are views of one projection, as in the networks: kernels are compiled for strides.
+    """
     g = torch.Generator().manual_seed(seed)
     parameter = torch.promote_types(dtype, torch.float32)
 
@@ -43,14 +46,15 @@ def make(b=2, h=3, w=5, d=4, n=1, r=2, k=4, dtype=torch.float32, seed=0):
         return torch.randn(shape, generator=g, dtype=torch.float64).to(of).to(DEVICE)
 
     dt = torch.exp(normal(k, d, of=torch.float64) - 3)
+    dt_low, B, C = normal(b, h, w, k, r + 2 * n).split([r, n, n], dim=-1)
     return Inputs(
         x=normal(b, h, w, d),
-        dt_low=normal(b, h, w, k, r),
+        dt_low=dt_low,
         dt_weight=normal(k, d, r, of=parameter) / r**0.5,
         dt_bias=(dt + torch.log(-torch.expm1(-dt))).to(parameter),
         A=-normal(k, d, n, of=parameter).exp() * torch.arange(1, n + 1, device=DEVICE),
-        B=normal(b, h, w, k, n),
-        C=normal(b, h, w, k, n),
+        B=B,
+        C=C,
         D=normal(k, d, of=parameter),
     )
 
@@ -73,7 +77,7 @@ def poison(monkeypatch):
 
 def with_gradients(function, inputs, dy):
     """{"y": ..., and the gradient of every input under its name} of function(inputs)."""
-    leaves = Inputs(*(None if v is None else v.detach().clone().requires_grad_() for v in inputs))
+    leaves = Inputs(*(None if v is None else v.detach().requires_grad_() for v in inputs))  # of the same strides
     y = function(leaves)
     named = {name: v for name, v in leaves._asdict().items() if v is not None}
     gradients = torch.autograd.grad(y, list(named.values()), dy.to(y.dtype))

@@ -82,14 +82,23 @@ def test_every_gradient(impl):
 
 def test_what_it_does_not_do_is_refused():
     given = arguments()
-    with pytest.raises(ValueError, match=r"u: expected \(b, d, l\)"):
-        selective_scan(**{**given, "u": given["u"][0]})
-    with pytest.raises(ValueError, match=r"B: expected \(b, n, l\) .* different at every token"):
-        selective_scan(**{**given, "B": given["B"][0]})
-    with pytest.raises(ValueError, match="A: expected real numbers"):
+    with pytest.raises(ValueError, match=r"A: expected real numbers"):
         selective_scan(**{**given, "A": given["A"].to(torch.complex64)})
-    with pytest.raises(ValueError, match="groups, which divide d = 4; got 3 and 3"):
-        selective_scan(**{**arguments(3)})
+    with pytest.raises(ValueError, match=r"B: expected groups that divide d = 4, got 3"):
+        selective_scan(**arguments(3))
+    with pytest.raises(ValueError, match=r"C: expected \(2, 2, 3, 19\), got \(2, 3, 19\)"):
+        selective_scan(**{**arguments(2), "C": given["C"]})
+
+
+@pytest.mark.parametrize("name", ["u", "delta", "A", "B", "C", "D", "z", "delta_bias"])
+def test_an_argument_whose_shape_does_not_fit_is_named(name):
+    given = arguments()
+    wrong = {"less": given[name][..., :1], "more": given[name][None, None], "other": given[name].flip(0)[:1]}
+    for value in wrong.values():
+        if (name, value.ndim) == ("u", 3) or (name, len(value)) == ("A", d):
+            continue  # it is the others that do not fit it
+        with pytest.raises(ValueError, match=rf"^{name}: expected .* got \({value.shape[0]}"):
+            selective_scan(**{**given, name: value})
 
 
 @pytest.mark.skipif(DEVICE != "cpu", reason="it would take 6 GiB of a GPU's memory; here only three pages are touched")

@@ -39,8 +39,8 @@ def phi_slope64(q):
 # the interval, the truth, and the relative errors stated beside the polynomials: of float32 and of half precision
 STATED = {
     "log1p": ((0.0, 1.0), (0.0, 1.0), torch.log1p, 3e-8, 8.4e-6),
-    "phi": ((-0.5, 0.0), (-0.0625, 0.0), phi64, 1.4e-9, 3.2e-7),
-    "slope": ((-0.5, 0.0), (-0.0625, 0.0), phi_slope64, 2.5e-9, 5.1e-7),
+    "phi": ((-0.5, 0.5), (-0.0625, 0.0625), phi64, 4e-9, 2.6e-6),
+    "slope": ((-0.5, 0.5), (-0.0625, 0.0625), phi_slope64, 6e-9, 4.1e-6),
 }
 
 

@@ -10,6 +10,9 @@ from zeromamba.kernels.tuning import Config, config_for, tune
 @pytest.fixture(autouse=True)
 def _apart(tmp_path, monkeypatch):
     monkeypatch.setenv("ZEROMAMBA_CACHE", str(tmp_path / "cache"))
+    tuning._kept.cache_clear()
+    yield
+    tuning._kept.cache_clear()
 
 
 def test_the_fastest_choice_is_kept_for_its_card_beside_those_of_others(monkeypatch):
@@ -31,6 +34,16 @@ def test_a_choice_that_does_not_run_is_passed_over():
     assert tune("card", seconds, [Config(programs=1), Config(programs=2)]) == Config(programs=2)
     with pytest.raises(RuntimeError, match="none of the choices runs on card"):
         tune("card", seconds, [Config(programs=1)])
+
+
+def test_where_no_file_can_be_read_the_choice_that_ships_serves(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "card")
+    tuning.file().mkdir(parents=True)  # no file, but a folder
+    assert config_for(torch.device("cuda")) == Config()
+    tuning._kept.cache_clear()
+    monkeypatch.delenv("ZEROMAMBA_CACHE")
+    monkeypatch.setattr(tuning.Path, "home", lambda: (_ for _ in ()).throw(RuntimeError("no home")))
+    assert config_for(torch.device("cuda")) == Config()
 
 
 def test_a_damaged_file_is_named(monkeypatch):

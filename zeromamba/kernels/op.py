@@ -61,13 +61,14 @@ def ss2d(
             PyTorch; "reference", a plain loop over tokens. Only "auto" chooses: "triton" where x is on a CUDA device
             with Triton installed and no tensor is float64, "torch" elsewhere.
 
-    Tensors are float64, float32, bfloat16 or float16, on one device, of any strides; they may mix dtypes (as
-    under autocast, which does not reach inside). All is computed in float32, but for the gradients of dt_low and
-    dt_weight, which are matrix products of maps in x's dtype, or of float32 as torch is set to multiply them.
-    States and sums are float32, or float64 where x is.
+    Tensors are float64, float32, bfloat16 or float16, on one device, of any strides (the kernels copy x where its
+    channels do not lie side by side); they may mix dtypes (as under autocast, which does not reach inside). All is
+    computed in float32, but for the gradients of dt_low and dt_weight, which are matrix products of maps in x's
+    dtype, or of float32 as torch is set to multiply them. States and sums are float32, or float64 where x is.
 
     Returns:
-        y: (b, h, w, d), of x's dtype. Each gradient has its own input's dtype. There is no double backward.
+        y: (b, h, w, d), of x's dtype. Each gradient has its own input's dtype. There is no double backward, and no
+        forward-mode differentiation, which gets a tangent of zero, as from any operator of `torch.library`.
 
     Raises:
         ValueError: an argument's shape, device or choice, or the number of routes; an implementation that was asked
@@ -118,6 +119,8 @@ def _triton_obstacle(inputs: Inputs) -> str | None:
     interpreted = os.environ.get("TRITON_INTERPRET") == "1"
     if device.type != "cuda" and not interpreted:
         return f"the tensors are on {device}, expected a CUDA device (or TRITON_INTERPRET=1, set before the import)"
+    if torch.version.hip is not None:
+        return "this PyTorch is for AMD's cards, the kernels were written and compiled for NVIDIA's only"
     for name, tensor in inputs._asdict().items():
         if tensor is not None and tensor.dtype == torch.float64:
             return f"{name} is float64, the kernels compute in float32"

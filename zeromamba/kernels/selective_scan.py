@@ -43,20 +43,9 @@ def selective_scan(
         ValueError: for shapes that do not fit, for a complex A, and for B or C of shape (d, n): in Mamba that means
             constant over the tokens, for which a convolution serves better.
     """
-    for name, value in (("u", u), ("delta", delta)):
-        if value.ndim != 3:
-            raise ValueError(f"{name}: expected (b, d, l), got {tuple(value.shape)}")
-    if A.is_complex():
-        raise ValueError(f"A: expected real numbers, got {A.dtype}")
-    for name, value in (("B", B), ("C", C)):
-        if value.ndim not in (3, 4):
-            raise ValueError(
-                f"{name}: expected (b, n, l) or (b, groups, n, l), different at every token; got {value.ndim} axes"
-            )
+    _check(u, delta, A, B, C, D, z, delta_bias)
     B, C = (v[:, None] if v.ndim == 3 else v for v in (B, C))
     groups, d = B.shape[1], u.shape[1]
-    if C.shape[1] != groups or d % groups:
-        raise ValueError(f"B and C: expected as many groups, which divide d = {d}; got {groups} and {C.shape[1]}")
     D = torch.zeros_like(A[:, 0]) if D is None else D
     delta_bias = torch.zeros_like(A[:, 0]) if delta_bias is None else delta_bias
 
@@ -78,6 +67,42 @@ def selective_scan(
         states.append(last[:, 0])
     out = outs[0] if groups == 1 else torch.cat(outs, dim=1)
     if z is not None:
-        out = (out * F.silu(z)).to(u.dtype)
+        out = (out * F.silu(z.to(states[0].dtype))).to(u.dtype)  # in float32, or float64
     last = states[0] if groups == 1 else torch.cat(states, dim=1)
     return (out, last) if return_last_state else out
+
+
+def _check(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    delta_bias: Tensor | None,
+) -> None:
+    """Raise an error that names the first argument that does not fit u and A."""
+    if u.ndim != 3:
+        raise ValueError(f"u: expected (b, d, l), got {tuple(u.shape)}")
+    b, d, l = u.shape
+    if A.ndim != 2 or len(A) != d or A.is_complex():
+        raise ValueError(f"A: expected real numbers (d, n) with d = {d}, got {tuple(A.shape)} of {A.dtype}")
+    n, groups = A.shape[1], B.shape[1] if B.ndim == 4 else 1
+    if groups < 1 or d % groups:
+        raise ValueError(f"B: expected groups that divide d = {d}, got {groups}")
+    each_token: list[tuple[int, ...]] = [(b, n, l)] * (groups == 1) + [(b, groups, n, l)]
+    expected: dict[str, tuple[Tensor | None, list[tuple[int, ...]]]] = {
+        "delta": (delta, [(b, d, l)]),
+        "B": (B, each_token),
+        "C": (C, each_token),
+        "D": (D, [(d,)]),
+        "z": (z, [(b, d, l)]),
+        "delta_bias": (delta_bias, [(d,)]),
+    }
+    for name, (value, shapes) in expected.items():
+        if value is not None and value.shape not in shapes:
+            raise ValueError(
+                f"{name}: expected {' or '.join(map(str, shapes))}, got {tuple(value.shape)}; "
+                "u, delta and z are (b, d, l), A is (d, n), B and C are (b, n, l) or (b, groups, n, l)"
+            )

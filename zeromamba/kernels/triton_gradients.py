@@ -25,7 +25,6 @@ PART = {False: 4, True: 2}
 
 @triton.jit(
     do_not_specialize=[
-        "dy_stride_b",
         "x_stride_b",
         "z_stride_b",
         "b_stride_b",
@@ -42,7 +41,7 @@ def segment_gradients(
     dy_ptr, x_ptr, order_ptr, z_ptr, w_ptr, bias_ptr, a_ptr, b_ptr, c_ptr, d_ptr, sum_ptr,
     chunk_h_ptr, segment_g_ptr, part_h_ptr,
     dx_ptr, dz_ptr, dbias_ptr, da_ptr, dbc_ptr, dd_ptr,
-    dy_stride_b, dy_stride_l: tl.constexpr, dy_stride_d, x_stride_b, x_stride_l: tl.constexpr, x_stride_d,
+    x_stride_b, x_stride_l: tl.constexpr,
     z_stride_b, z_stride_l: tl.constexpr, z_stride_k, z_stride_c,
     b_stride_b, b_stride_l: tl.constexpr, b_stride_k, b_stride_n,
     c_stride_b, c_stride_l: tl.constexpr, c_stride_k, c_stride_n,
@@ -83,7 +82,7 @@ def segment_gradients(
     b = (pid // segments).to(tl.int64)
     k = k.to(tl.int64)
     at_segment = (b * segments + segment) * n_routes + k
-    dy_ptr = of_image(dy_ptr, b, dy_stride_b, EVEN)
+    dy_ptr = of_image(dy_ptr, b * l, d, EVEN)
     x_ptr = of_image(x_ptr, b, x_stride_b, EVEN)
     z_ptr = of_image(z_ptr, b, z_stride_b, EVEN and RANK == 0) + k * z_stride_k
     b_ptr += b * b_stride_b + k * b_stride_k
@@ -109,8 +108,8 @@ def segment_gradients(
             z_ptr, w_ptr, k * w_stride_k, bias_ptr + k * d, order_ptr, start, origin, steps, l, d, rank, offs_d,
             z_stride_l, z_stride_c, STEP, WIDE, RANK, SOFTPLUS, PRECISE, FULL, BLOCK_L, BLOCK_D,
         )  # fmt: skip
-        x_ptrs = x_ptr + origin * x_stride_l + offs_d * x_stride_d
-        dy_ptrs = dy_ptr + origin * dy_stride_l + offs_d * dy_stride_d
+        x_ptrs = x_ptr + origin * x_stride_l + offs_d
+        dy_ptrs = dy_ptr + origin * d + offs_d
         b_start = b_ptr + origin * b_stride_l
         c_start = c_ptr + origin * c_stride_l
         at_chunk = ((b * n_routes + k) * chunks + chunk) * n_states * d
@@ -130,7 +129,7 @@ def segment_gradients(
             part_start = start + part * PART * STEP
             _, steps = chunk_tokens(order_ptr, start, part * PART, STEP, WIDE, PART)
             xs = load_rows(x_ptrs, x_stride_l, steps, part_start, l, offs_d, d, STEP, FULL, PART)
-            dys = load_rows(dy_ptrs, dy_stride_l, steps, part_start, l, offs_d, d, STEP, FULL, PART)
+            dys = load_rows(dy_ptrs, d, steps, part_start, l, offs_d, d, STEP, FULL, PART)
             skip = tl.load(d_ptr + k * d + offs_d, mask=mask_d, other=0.0)  # read again, rather than held
             part_dts = ()
             dxs = ()

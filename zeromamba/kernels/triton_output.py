@@ -34,7 +34,7 @@ from .triton_math import (
 def segment_outputs(
     x_ptr, order_ptr, z_ptr, w_ptr, bias_ptr, a_ptr, b_ptr, c_ptr, d_ptr, y_ptr, out_ptr,
     chunk_h_ptr, chunk_s_ptr, segment_h_ptr,
-    x_stride_b, x_stride_l: tl.constexpr, x_stride_d,
+    x_stride_b, x_stride_l: tl.constexpr,
     z_stride_b, z_stride_l: tl.constexpr, z_stride_k, z_stride_c,
     b_stride_b, b_stride_l: tl.constexpr, b_stride_k, b_stride_n,
     c_stride_b, c_stride_l: tl.constexpr, c_stride_k, c_stride_n,
@@ -66,7 +66,7 @@ def segment_outputs(
         chunk = chunks - 1 - (first + i) if FIRST_REVERSED else first + i
         start = chunk * BLOCK_L
         origin, steps = chunk_tokens(order_ptr, start, 0, 1, WIDE, BLOCK_L)
-        x_ptrs = of_image(x_ptr, b, x_stride_b, EVEN) + origin * x_stride_l + offs_d * x_stride_d
+        x_ptrs = of_image(x_ptr, b, x_stride_b, EVEN) + origin * x_stride_l + offs_d
         xs = load_rows(x_ptrs, x_stride_l, steps, start, l, offs_d, d, 1, FULL, BLOCK_L)
         skip = tl.load(d_ptr + k_first * d + offs_d, mask=mask_d, other=0.0)
         if ROUTES == 2:

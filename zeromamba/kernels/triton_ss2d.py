@@ -98,6 +98,15 @@ def order_table(along: Route, x: Tensor) -> Tensor | None:
     return table
 
 
+def side_by_side(maps: Tensor) -> Tensor:
+    """Maps (..., d) whose channels lie side by side: themselves, or a copy where they do not.
+
+    Threads read a channel each. Where these lie apart, as in Mamba's (b, d, l), each would take a transaction of its
+    own, which is more work than the copy's.
+    """
+    return maps if maps.stride(-1) == 1 or maps.shape[-1] == 1 else maps.contiguous()
+
+
 def extent(v: Tensor) -> int:
     """Elements that one image of (b, ...) spans, at most."""
     return sum(map(operator.mul, v.shape[1:], v.stride()[1:]))
@@ -107,8 +116,8 @@ def extent(v: Tensor) -> int:
 class _Scan:
     """The arguments of one call in the form that kernels take: maps as (b, l, ...), parameters in float32."""
 
-    x: Tensor  # (b, l, d)
-    z: Tensor  # (b, l, k, r), or (b, l, k, d) where there is no weight
+    x: Tensor  # (b, l, d), channels side by side
+    z: Tensor  # (b, l, k, r), or (b, l, k, d), channels side by side, where there is no weight
     weight: Tensor | None  # (k, terms, r, d), r and d filled up to whole tiles: see `load_dts`
     bias: Tensor  # (k, d)
     A: Tensor  # (k, d, n)
@@ -204,8 +213,8 @@ def backward(
     matrix products over all tokens and all channels, and their accumulators would not fit beside the scan's.
     """
     s = prepare(inputs, routes, discretization, softplus, config)
-    dy = dy.flatten(1, 2)
-    dx, dz, *rest = scan_gradients(s, dy.contiguous() if extent(dy) >= 2**31 else dy, kept)
+    # contiguous, as it nearly always is: kernels compiled for other strides would be used once or never
+    dx, dz, *rest = scan_gradients(s, dy.contiguous().flatten(1, 2), kept)
     dlow, dweight = dz, None
     if inputs.dt_weight is not None:
         low = inputs.dt_low.flatten(0, 2).transpose(0, 1).to(dz.dtype)  # (k, bl, r)
@@ -222,15 +231,15 @@ def backward(
 def prepare(
     inputs: Inputs, routes: Sequence[Route], discretization: str, softplus: bool, config: Config | None = None
 ) -> _Scan:
-    """Maps flattened over tokens (a view wherever one row continues the one before) and float32 parameters."""
+    """Maps flattened over tokens (views wherever one row continues the one before) and float32 parameters."""
     x, dt_low, dt_weight, dt_bias, A, B, C, D = inputs
     precise = torch.float32 in (x.dtype, dt_low.dtype)
     config = config or config_for(x.device)
     if x.shape[3] % 2:  # one channel to a thread: with two, Triton lets another thread read than the one that wrote
         config = replace(config, block_d=32)
     return _Scan(
-        x=x.flatten(1, 2),
-        z=dt_low.flatten(1, 2),
+        x=side_by_side(x.flatten(1, 2)),
+        z=dt_low.flatten(1, 2) if dt_weight is not None else side_by_side(dt_low.flatten(1, 2)),
         weight=None if dt_weight is None else weight_tiles(dt_weight, torch.float32 if precise else dt_low.dtype),
         bias=dt_bias.float().contiguous(),
         A=A.float().contiguous(),
@@ -271,7 +280,7 @@ def scan(s: _Scan) -> tuple[Tensor, Tensor, Tensor]:
         segment_outputs[(s.blocks_d * s.segments * b,)](
             s.x, table, s.z, s.weight, s.bias, s.A, s.B, s.C, s.D,
             merged, y if i == len(s.orders) - 1 else merged, chunk_h, chunk_s, segment_h,
-            *s.x.stride(), *s.z.stride(), *s.B.stride(), *s.C.stride(), *s.sizes, *order.routes,
+            *s.x.stride()[:2], *s.z.stride(), *s.B.stride(), *s.C.stride(), *s.sizes, *order.routes,
             ACCUMULATE=i > 0, EVEN=s.even(s.x), **order.options, **s.options,
         )  # fmt: skip
     return y, last, chunk_h.unflatten(3, (n, d))
@@ -302,7 +311,7 @@ def enter_segments(
             continue
         segment_states[(s.blocks_d * launched * s.segments * b,)](
             u, table, s.z, s.weight, s.bias, s.A, v, chunk_h, chunk_s, segment_h, segment_s,
-            *u.stride(), *s.z.stride(), *v.stride(), *s.sizes, *order.routes, skipped,
+            *u.stride()[:2], *s.z.stride(), *v.stride(), *s.sizes, *order.routes, skipped,
             ADJOINT=chunk_h is None, EVEN=s.even(u), **options, **s.options,
             maxnreg=255 if s.precise else None,  # or ptxas takes 128 registers in float32, for occupancy, and spills
         )  # fmt: skip
@@ -319,7 +328,7 @@ def scan_gradients(s: _Scan, dy: Tensor, kept: Tensor) -> tuple[Tensor, ...]:
     """Gradients of x, z (before bias and softplus), dt_bias, A, B, C, D: dx and dz of x's dtype, the others float32.
 
     Args:
-        dy: (b, l, d).
+        dy: (b, l, d), contiguous.
         kept: the state that enters each chunk, from `scan`.
     """
     b, l, d, k, n = s.axes
@@ -340,7 +349,7 @@ def scan_gradients(s: _Scan, dy: Tensor, kept: Tensor) -> tuple[Tensor, ...]:
         segment_gradients[(s.blocks_d * s.segments * b,)](
             dy, s.x, table, s.z, s.weight, s.bias, s.A, s.B, s.C, s.D, merged,
             kept, segment_g, part_h, dx, dz, dbias, dA, dBC, dD,
-            *dy.stride(), *s.x.stride(), *s.z.stride(), *s.B.stride(), *s.C.stride(), b, *s.sizes, route,
+            *s.x.stride()[:2], *s.z.stride(), *s.B.stride(), *s.C.stride(), b, *s.sizes, route,
             STEP=step, ACCUMULATE=i > 0, LAST=i == k - 1, PART=part,
             EVEN=not s.zoh and s.even(dy, s.x),  # by twos, ptxas spills with zero-order hold on sm_80
             **s.options,

@@ -46,7 +46,7 @@ from .triton_math import (
 def segment_states(
     u_ptr, order_ptr, z_ptr, w_ptr, bias_ptr, a_ptr, v_ptr,
     chunk_h_ptr, chunk_s_ptr, segment_h_ptr, segment_s_ptr,
-    u_stride_b, u_stride_l: tl.constexpr, u_stride_d,
+    u_stride_b, u_stride_l: tl.constexpr,
     z_stride_b, z_stride_l: tl.constexpr, z_stride_k, z_stride_c,
     v_stride_b, v_stride_l: tl.constexpr, v_stride_k, v_stride_n,
     l, d: tl.constexpr, rank: tl.constexpr, w_stride_k: tl.constexpr,
@@ -103,7 +103,7 @@ def segment_states(
                     origin, steps, l, d, rank, offs_d, z_stride_l, z_stride_c, STEPS[route], WIDE, RANK, SOFTPLUS,
                     PRECISE, FULL, BLOCK_L, BLOCK_D,
                 )  # fmt: skip
-                u_ptrs = of_image(u_ptr, b, u_stride_b, EVEN) + origin * u_stride_l + offs_d * u_stride_d
+                u_ptrs = of_image(u_ptr, b, u_stride_b, EVEN) + origin * u_stride_l + offs_d
                 us = load_rows(u_ptrs, u_stride_l, steps, start, l, offs_d, d, STEPS[route], FULL, BLOCK_L)
                 for t in tl.static_range(BLOCK_L):
                     s += dts[t]

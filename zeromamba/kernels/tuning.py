@@ -3,8 +3,8 @@
     python -m zeromamba.kernels.tuning      time the choices on this machine's card, keep the fastest for it
 
 The fastest is kept in scan.json in $ZEROMAMBA_CACHE (~/.cache/zeromamba), by the card's name; cards that are not in
-there take the choice that ships. Another choice may change the last bits of a result: chunks are summed in other
-groups.
+there take the choice that ships, and so do all where that folder cannot be read. Another choice may change the last
+bits of a result: chunks are summed in other groups.
 """
 
 import functools
@@ -60,17 +60,20 @@ def config_for(device: torch.device) -> Config:
     """The choice for a device: the tuned one of its card, or the one that ships."""
     if device.type != "cuda":
         return SHIPPED
-    return _kept(file()).get(torch.cuda.get_device_name(device), SHIPPED)
+    return _kept().get(torch.cuda.get_device_name(device), SHIPPED)
 
 
 @functools.cache
-def _kept(path: Path) -> dict[str, Config]:
-    if not path.exists():
+def _kept() -> dict[str, Config]:
+    """The choice of each card that was tuned for."""
+    try:
+        text = file().read_text()
+    except (OSError, RuntimeError):  # there is none, or no home, or it is not ours to read
         return {}
     try:
-        return {card: Config(**values) for card, values in json.loads(path.read_text()).items()}
+        return {card: Config(**values) for card, values in json.loads(text).items()}
     except (ValueError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path}: no tuned choices of zeromamba ({error}): remove the file, or tune again") from error
+        raise ValueError(f"{file()}: no tuned choices of zeromamba ({error}): remove it, or tune again") from error
 
 
 def tune(card: str, seconds: Callable[[Config], float], choices: Iterable[Config] = CHOICES) -> Config:
@@ -91,7 +94,8 @@ def tune(card: str, seconds: Callable[[Config], float], choices: Iterable[Config
             best, shortest = choice, taken
     if best is None:
         raise RuntimeError(f"none of the choices runs on {card}")
-    kept = {**_kept(file()), card: best}
+    _kept.cache_clear()  # another process may have tuned for another card
+    kept = {**_kept(), card: best}
     file().parent.mkdir(parents=True, exist_ok=True)
     temporary = file().with_suffix(f".{os.getpid()}")  # then renamed: the file is whole at any time
     temporary.write_text(json.dumps({name: asdict(config) for name, config in kept.items()}, indent=1))
