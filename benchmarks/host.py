@@ -96,8 +96,10 @@ def one_thread() -> Iterator[None]:
 def host_times(dtype: torch.dtype = torch.bfloat16, repeats: int = 500) -> list[HostRow]:
     """A forward without gradients, one that keeps what the backward needs, and both, of maps of dtype."""
     inputs = draw(1, SIDE, D, 1, R)
-    maps = {name: getattr(inputs, name).detach().to(dtype).requires_grad_() for name in ("x", "dt_low", "B", "C")}
-    inputs = inputs._replace(**maps)
+    projected = torch.cat([inputs.dt_low, inputs.B, inputs.C], dim=-1)  # whose parts are views, as in the networks
+    maps = [v.detach().to(dtype) for v in (inputs.x, projected)]
+    leaves = [v.detach().requires_grad_() for v in (maps[0], *maps[1].split([R, 1, 1], dim=-1))]
+    inputs = inputs._replace(**dict(zip(("x", "dt_low", "B", "C"), leaves, strict=True)))
     dy = torch.zeros_like(inputs.x)
 
     def forward() -> torch.Tensor:

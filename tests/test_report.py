@@ -19,7 +19,17 @@ def test_several_seeds_fit_a_terminal_of_80_columns():
     assert max(map(len, shown.splitlines())) <= 80
     assert "…" not in shown
     assert shown.count("47.7") == shown.count("± 33.6") == len(METRICS)
-    for text in ("this run [1]", "chance", "paper [2]", "0.123", "-0.0567", "0.891", "drawn by hand", "3 seeds"):
+    for text in (
+        "this run [1]",
+        "chance",
+        "paper [2]",
+        "0.123",
+        "-0.0567",
+        "0.891",
+        "drawn by hand",
+        "3 seeds",
+        "variant released",
+    ):
         assert text in shown, text
 
 

@@ -47,12 +47,19 @@ def incomparable(settings: Settings, data: ZSLData) -> str:
     return f"; all {classes} classes, this run has {len(data.class_names)}: not comparable"
 
 
+def variant(settings: Settings) -> str:
+    """How class scores are made."""
+    scale = "" if settings.logit_scale == 1 else f", class scores times {settings.logit_scale:g}"
+    return f"variant {settings.variant}{scale}"
+
+
 def result_table(settings: Settings, data: ZSLData, results: list[dict[str, Any]]) -> Table:
     """The table that a run ends with; its caption says of each row how epoch and gamma were chosen."""
     seeds = f"{len(results)} seed" + ("s" if len(results) > 1 else "")
     ours = "; ".join(dict.fromkeys(r["chosen_by"] for r in results))
     parts = "" if settings.components == "full" else f" ({settings.components})"
-    notes = [f"[1] {REGISTRY[settings.backbone].title}{parts}, {settings.image_size} px, {seeds}; {ours}"]
+    about = f"{parts}, {variant(settings)}, {settings.image_size} px, {seeds}"
+    notes = [f"[1] {REGISTRY[settings.backbone].title}{about}; {ours}"]
     title = f"{data.name}: {len(data.seen)} seen + {len(data.unseen)} unseen classes, mean per-class top-1, percent"
     table = Table(title=title, caption_justify="left", min_width=72)
     for name in ("", "CZSL", "U", "S", "H", "AUSUC", "gamma"):

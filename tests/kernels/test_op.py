@@ -43,6 +43,13 @@ def test_auto_is_torch_on_a_cpu_even_with_the_interpreter_and_triton_on_a_gpu():
     assert choose("auto", small(dtype=torch.float64)) == "torch"
 
 
+def test_no_kernel_is_taken_for_a_card_that_it_was_not_compiled_for(monkeypatch):
+    monkeypatch.setattr(torch.version, "hip", "6.4")
+    assert choose("auto", small()) == "torch"
+    with pytest.raises(ValueError, match="AMD's cards"):
+        choose("triton", small())
+
+
 @pytest.mark.parametrize(("h", "n"), [(2, 2), (5, 1)])  # of one segment, and of several
 @pytest.mark.parametrize("impl", IMPLS)
 def test_opcheck(impl, h, n):

@@ -8,7 +8,7 @@ from typing import Any
 
 from ..backbones import REGISTRY
 from ..files import atomic_write
-from ..report import METRICS, PAPER_CHOICE, incomparable, mean_and_deviation
+from ..report import METRICS, PAPER_CHOICE, incomparable, mean_and_deviation, variant
 from ..settings import preset
 from .grids import REDUCED_NOTE, Experiment
 from .paper import METRICS as PRINTED
@@ -63,9 +63,8 @@ def _notes(cells: list[Cell], beside: bool) -> list[str]:
     data = cells[0].data
     chosen_by = dict.fromkeys(result["chosen_by"] for cell in cells for result in cell.results())
     settings = cells[0].settings  # no row changes variant or scale
-    scale = "" if settings.logit_scale == 1 else f", class scores times {settings.logit_scale:g}"
     notes = [
-        f"Measured: {'; '.join(chosen_by) or 'nothing yet'}; variant {settings.variant}{scale}. "
+        f"Measured: {'; '.join(chosen_by) or 'nothing yet'}; {variant(settings)}. "
         f"Chance in CZSL: {100 / len(data.unseen):.1f}."
     ]
     if beside:
