@@ -97,6 +97,17 @@ def test_where_the_json_goes_is_checked_first(made, tiny, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
+    ("lines", "told"),
+    [("never seen,1,1,0,0\nnor this,2,2,0,0", "nothing tells 'never seen' and 'nor this' apart")],
+)
+def test_a_table_of_classes_that_does_not_fit(made, tiny, tmp_path, lines, told):
+    table = tmp_path / "more.csv"
+    table.write_text(f"class,large,red,green,blue\n{lines}\n")
+    with pytest.raises(SystemExit, match=rf"more\.csv: {told}"):
+        main([str(made[1]), str(tiny / "images" / "class 4"), "--classes", str(table)])
+
+
+@pytest.mark.parametrize(
     ("arguments", "told"),
     [((), "no pictures"), (("--top", "0"), "--top is 0"), (("--classes", "nowhere.csv"), "nowhere.csv: no such table")],
 )

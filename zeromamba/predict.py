@@ -18,7 +18,7 @@ from torch import Tensor
 from .build import restore_model
 from .checkpoint import Checkpoint, load_checkpoint
 from .data import ImageDataset, ImageFiles, normalise
-from .data.base import unit_prototypes
+from .data.base import require_distinct, unit_prototypes
 from .data.folder import SUFFIXES, is_image, read_table
 from .files import write_json
 from .model import ZeroShotModel
@@ -48,7 +48,8 @@ def read_classes(path: Path, attribute_names: tuple[str, ...]) -> tuple[tuple[st
     """Class names and prototypes Z (c, a) from a table as `attributes.csv` of a data set of one's own.
 
     Raises:
-        FileNotFoundError, ValueError: if it is missing, or does not have exactly the attributes, in any order.
+        FileNotFoundError, ValueError: if it is missing, does not have exactly the attributes, in any order, or has
+            classes that these do not tell apart.
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such table of classes")
@@ -62,6 +63,7 @@ def read_classes(path: Path, attribute_names: tuple[str, ...]) -> tuple[tuple[st
         )
     order = [columns.index(name) for name in attribute_names]
     Z, _ = unit_prototypes(np.stack([row[order] for row in rows.values()]), tuple(rows), str(path))
+    require_distinct(Z, tuple(rows), str(path))
     return tuple(rows), Z
 
 

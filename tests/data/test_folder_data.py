@@ -30,7 +30,7 @@ def pets(tmp_path):
     (root / "images/ant/notes.txt").write_text("not an image")
     (root / "images/.cache").mkdir()
     (root / "attributes.csv").write_text(
-        'class,legs,wings,fur\nfox,4,0,1\nant,6,0,0\nbee,6,2,.5\n\n"cat, tabby",4,0,1e0\ndög,4,0,1\nelk,4,0,1\n',
+        'class,legs,wings,fur\nfox,4,0,1\nant,6,0,0\nbee,6,2,.5\n\n"cat, tabby",4,0,2e0\ndög,4,0,3\nelk,4,1,3\n',
         encoding="utf-8-sig",
     )
     (root / "unseen.txt").write_text("elk\nbee\n\n")
@@ -113,6 +113,7 @@ def edit(path, old, new):
         ("attributes.csv", "ant,6,0,0", "ant,six,0,0", r"attributes\.csv: line 3, column 2: 'six'"),
         ("attributes.csv", "ant,6,0,0", "ant,6,0", r"attributes\.csv: line 3 \('ant'\) has 3 columns, expected 4"),
         ("attributes.csv", "ant,6,0,0", "ant,0,0,0", r"attributes\.csv: all attributes of class 'ant' are zero"),
+        ("attributes.csv", "dög,4,0,3", "dög,8,0,2", r"nothing tells 'dög' and 'fox' apart: their attributes"),
         ("attributes.csv", "bee,6", "ant,6", r"attributes\.csv: line 4: 'ant' is there more than once"),
         ("attributes.csv", "wings", "legs", r"attributes\.csv: line 1 has the column 'legs' more than once"),
         ("attributes.csv", ",", " ", r"attributes\.csv: one column, expected a name and numbers, separated by com"),
@@ -131,6 +132,15 @@ def test_mistake_in_a_text_file(pets, file, old, new, message):
     edit(pets / file, old, new)
     with pytest.raises(ValueError, match=message):
         load(pets)
+
+
+def test_what_hardly_tells_classes_apart_is_noted(pets):
+    assert not any("apart" in note for note in load(pets).notes)
+    edit(pets / "attributes.csv", "dög,4,0,3", "dög,4,0,1.01")
+    assert any("hardly anything tells 'dög' and 'fox' apart" in note for note in load(pets).notes)
+    edit(pets / "attributes.csv", "bee,6,2,.5", "bee,6,0,.5")
+    edit(pets / "attributes.csv", "elk,4,1,3", "elk,4,0,5")
+    assert any("all classes have the same number in 'wings', so" in note for note in load(pets).notes)
 
 
 @pytest.mark.parametrize("name", ["attributes.csv", "unseen.txt"])

@@ -10,6 +10,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+# Cosines of two prototypes; of the published data sets, CUB has the two nearest classes, at 0.996.
+SAME = 1 - 1e-6
+ALIKE = 0.999
+
 
 class ImageSource(Protocol):
     """Images by index; index i is the same image throughout a `ZSLData`."""
@@ -200,3 +204,25 @@ def unit_prototypes(att: np.ndarray, class_names: tuple[str, ...], source: str) 
     if abs(length - 1).max() > 1e-3:
         notes = (f"{source}: rows of length {length.min():.3g} to {length.max():.3g} were scaled to unit length",)
     return torch.from_numpy((att / length).astype(np.float32)), notes
+
+
+def require_distinct(Z: Tensor, class_names: tuple[str, ...], source: str) -> tuple[str, ...]:
+    """A note on classes whose prototypes Z (c, a) are nearly the same.
+
+    Raises:
+        ValueError: for classes whose prototypes are the same, so that every picture scores the same for both.
+    """
+    cosine = (Z.double() @ Z.double().T).triu(1)
+
+    def above(least: float) -> str:
+        pairs = [f"{class_names[a]!r} and {class_names[b]!r}" for a, b in (cosine > least).nonzero().tolist()]
+        return ", ".join(pairs[:5]) + (f" and {len(pairs) - 5} pairs more" if len(pairs) > 5 else "")
+
+    if same := above(SAME):
+        raise ValueError(
+            f"{source}: nothing tells {same} apart: their attributes are the same, or the same times a number, which "
+            "scaling to unit length takes away; add an attribute in which they differ, or remove one"
+        )
+    if alike := above(ALIKE):
+        return (f"{source}: hardly anything tells {alike} apart (cosine of their attributes above {ALIKE})",)
+    return ()

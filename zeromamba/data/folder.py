@@ -22,7 +22,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .base import ZSLData, choose_validation_classes, seen_and_unseen, stratified, unit_prototypes
+from .base import (
+    ZSLData,
+    choose_validation_classes,
+    require_distinct,
+    seen_and_unseen,
+    stratified,
+    unit_prototypes,
+)
 from .pixels import ImageFiles, check_files
 from .word_vectors import orthonormal, word_vectors
 
@@ -55,6 +62,10 @@ def load_folder(folder: Path, *, seed: int, repair_word_vectors: bool, check_ima
     without = [name for name in rows if name not in files]
     att = np.stack([rows[name] for name in class_names])
     Z, notes = unit_prototypes(att, class_names, str(table))
+    notes += require_distinct(Z, class_names, str(table))
+    constant = [repr(attribute_names[i]) for i in np.flatnonzero(np.ptp(att, axis=0) == 0)]
+    if constant:
+        notes += (f"{table}: all classes have the same number in {', '.join(constant)}, so it tells none apart",)
     if without:
         notes += (f"{table}: classes without a folder of images are left out: {', '.join(without)}",)
     notes += unused_files_note(folder / "images", files)

@@ -13,7 +13,7 @@ import scipy.io
 import torch
 from torch import Tensor
 
-from .base import seen_and_unseen, unit_prototypes
+from .base import require_distinct, seen_and_unseen, unit_prototypes
 
 LOCS = ("trainval_loc", "test_seen_loc", "test_unseen_loc")
 SPLIT_FILES = {
@@ -74,6 +74,7 @@ def read_split(split_dir: Path, anchor: str) -> ProposedSplit:
     classes = torch.cat([seen, unseen]).sort().values
     kept_names = tuple(names[c] for c in classes)
     Z, notes = unit_prototypes(splits["att"].T[classes.numpy()], kept_names, f"{att_splits}: att")
+    notes += require_distinct(Z, kept_names, f"{att_splits}: att")
     trainval, test_seen, test_unseen = (torch.searchsorted(used, locs[key]) for key in LOCS)
     return ProposedSplit(
         image_paths=tuple(below(paths[i], anchor, res101) for i in used),
