@@ -160,8 +160,8 @@ def read_table(path: Path, *, header: bool) -> tuple[tuple[str, ...], dict[str, 
         Names of the columns of numbers (empty without a header), and the numbers, float64, by the lines' names.
 
     Raises:
-        ValueError: for what is not UTF-8, lines of another length, a name twice, or what is not a finite number, naming
-            the line.
+        ValueError: for what is not UTF-8, a header that names nothing, lines of another length, a name twice, or what is
+            not a finite number, naming the line.
     """
     reader = csv.reader(io.StringIO(_text(path)))
     try:
@@ -174,10 +174,7 @@ def read_table(path: Path, *, header: bool) -> tuple[tuple[str, ...], dict[str, 
     if width < 2:
         other = next((f"it has {name}, " for sign, name in SEPARATORS.items() if sign in lines[0][1][0]), "")
         raise ValueError(f"{path}: one column, {other}expected a name and numbers, separated by commas")
-    columns = tuple(lines.pop(0)[1][1:]) if header else ()
-    if len(set(columns)) < len(columns):
-        twice = next(name for name in columns if columns.count(name) > 1)
-        raise ValueError(f"{path}: line 1 has the column {twice!r} more than once")
+    columns = _titles(lines.pop(0)[1][1:], path) if header else ()
     rows: dict[str, np.ndarray] = {}
     for number, (name, *cells) in lines:
         if len(cells) + 1 != width:
@@ -188,6 +185,26 @@ def read_table(path: Path, *, header: bool) -> tuple[tuple[str, ...], dict[str, 
     return columns, rows
 
 
+def _titles(cells: list[str], path: Path) -> tuple[str, ...]:
+    """The names of the columns of numbers, after checking that these are names, and each another one."""
+    if all(map(_is_number, cells)):
+        raise ValueError(f"{path}: line 1 must name the attributes; it holds numbers: put a line of names before it")
+    if "" in cells:
+        raise ValueError(f"{path}: line 1, column {cells.index('') + 2} has no name: name it, or remove the column")
+    if len(set(cells)) < len(cells):
+        twice = next(name for name in cells if cells.count(name) > 1)
+        raise ValueError(f"{path}: line 1 has the column {twice!r} more than once")
+    return tuple(cells)
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        float(cell)
+    except ValueError:
+        return False
+    return True
+
+
 def _text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8-sig")  # spreadsheets put a byte order mark in front
@@ -196,13 +213,9 @@ def _text(path: Path) -> str:
 
 
 def _number(cell: str, where: str) -> float:
-    try:
-        value = float(cell)
-    except ValueError:
-        value = np.nan
-    if not np.isfinite(value):
+    if not _is_number(cell) or not np.isfinite(float(cell)):
         raise ValueError(f"{where}: {cell!r}, expected a finite number")
-    return value
+    return float(cell)
 
 
 def read_unseen(path: Path, class_names: Sequence[str]) -> set[str]:
