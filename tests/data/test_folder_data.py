@@ -3,6 +3,7 @@
 import csv
 import io
 import shutil
+import unicodedata
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from zeromamba.data import ZSLData, load_dataset, validation_split
-from zeromamba.data.folder import _is_number, read_table
+from zeromamba.data.folder import _is_number, composed, read_table
 
 COUNTS = {"ant": 10, "bee": 5, "cat, tabby": 4, "dög": 3, "elk": 3, "fox": 6}
 SUFFIXES = ["jpg", "JPEG", "png", "bmp", "webp"]
@@ -28,7 +29,9 @@ def pets(tmp_path):
             pixels = rng.integers(0, 256, (8, 12, 3), np.uint8)
             Image.fromarray(pixels).save(root / "images" / name / f"{i}.{SUFFIXES[i % 5]}")
     (root / "images/ant/notes.txt").write_text("not an image")
-    (root / "images/.cache").mkdir()
+    for hidden in (".cache", "__MACOSX"):
+        (root / "images" / hidden).mkdir()
+        (root / "images" / hidden / "0.png").touch()
     (root / "attributes.csv").write_text(
         'class,legs,wings,fur\nfox,4,0,1\nant,6,0,0\nbee,6,2,.5\n\n"cat, tabby",4,0,2e0\ndög,4,0,3\nelk,4,1,3\n',
         encoding="utf-8-sig",
@@ -201,6 +204,24 @@ def test_files_that_are_not_used_are_counted(pets):
         assert words in note
 
 
+@pytest.mark.parametrize("of_text", ["NFC", "NFD"])
+def test_names_are_compared_as_they_are_read(pets, of_text):
+    """macOS may write "ö" as an "o" and a diaeresis; a file is found under its own name alone."""
+    expected = load(pets).labels.tolist()
+    (pets / "images/dög").rename(pets / "images" / unicodedata.normalize("NFD", "dög"))
+    edit(pets / "unseen.txt", "elk", "dög")
+    for name in ("attributes.csv", "unseen.txt"):
+        (pets / name).write_text(unicodedata.normalize(of_text, (pets / name).read_text("utf-8-sig")), "utf-8")
+    data = load(pets)
+    assert data.class_names[3] == "dög"
+    assert data.labels.tolist() == expected
+    assert [data.class_names[c] for c in data.unseen] == ["bee", "dög"]
+    assert any("1 files are not used" in note for note in data.notes)
+    shutil.copytree(pets / "images/elk", pets / "images/dög")
+    with pytest.raises(ValueError, match=r"images has two folders 'dög', whose names differ in their bytes alone"):
+        load(pets)
+
+
 def test_no_class_folders(pets):
     shutil.rmtree(pets / "images")
     (pets / "images").mkdir()
@@ -261,7 +282,7 @@ def test_validation_never_meets_a_test_image(pets):
     assert torch.cat(split).sort().values.tolist() == data.trainval.sort().values.tolist()
 
 
-TITLE = st.text(st.characters(exclude_categories=["C", "Z"]), min_size=1, max_size=6)
+TITLE = st.text(st.characters(exclude_categories=["C", "Z"]), min_size=1, max_size=6).map(composed)
 
 
 @given(

@@ -14,6 +14,7 @@ attributes is an error.
 
 import csv
 import io
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -100,24 +101,43 @@ def load_folder(folder: Path, *, seed: int, repair_word_vectors: bool, check_ima
     )
 
 
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder goes without saying, by its name: what systems leave, macOS `__MACOSX` in archives."""
+    return name.startswith(".") or name == "__MACOSX"
+
+
 def is_image(path: Path) -> bool:
     """Whether a file counts as an image, by its name; hidden ones do not, such as macOS leaves beside each."""
-    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
+    return path.suffix.lower() in SUFFIXES and not is_hidden(path.name)
+
+
+def class_folders(root: Path) -> list[Path]:
+    """The folders directly in `root`, sorted, without hidden ones."""
+    return sorted(path for path in root.iterdir() if path.is_dir() and not is_hidden(path.name))
+
+
+def composed(text: str) -> str:
+    """Text with each accented letter as one character, by which names compare: macOS may write it as two."""
+    return unicodedata.normalize("NFC", text)
 
 
 def read_image_folders(root: Path, least: int = 1) -> dict[str, list[str]]:
-    """Class names, sorted, to the paths of their images relative to `root`, sorted.
+    """Class names, sorted as their folders, to the paths of their images relative to `root`, sorted.
 
     Raises:
-        ValueError: if there are no classes, or as `require_images`.
+        ValueError: if there are no classes, one with two folders, or as `require_images`.
     """
-    folders = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+    folders = class_folders(root)
     files = {
-        folder.name: sorted(f"{folder.name}/{path.name}" for path in folder.iterdir() if is_image(path))
+        composed(folder.name): sorted(f"{folder.name}/{path.name}" for path in folder.iterdir() if is_image(path))
         for folder in folders
     }
     if not files:
         raise ValueError(f"{root} has no folders, expected one for each class")
+    if len(files) < len(folders):
+        names = [composed(folder.name) for folder in folders]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"{root} has two folders {twice!r}, whose names differ in their bytes alone: make them one")
     require_images(root, files, least)
     return files
 
@@ -135,11 +155,11 @@ def require_images(root: Path, files: Mapping[str, Sequence[str]], least: int) -
 def unused_files_note(root: Path, files: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
     """Which files under `root` are none of the images `files`; hidden ones go without saying."""
     used = {root / path for paths in files.values() for path in paths}
-    below = [path for name in files for path in (root / name).rglob("*")]
+    below = [path for folder in class_folders(root) for path in folder.rglob("*")]
     why: Counter[str] = Counter()
     for path in (*root.iterdir(), *below):
         parts = path.relative_to(root).parts
-        if path in used or not path.is_file() or any(part.startswith(".") for part in parts):
+        if path in used or not path.is_file() or any(map(is_hidden, parts)):
             continue
         if len(parts) == 2:
             why[f"with endings other than {' '.join(SUFFIXES)}"] += 1
@@ -160,8 +180,8 @@ def read_table(path: Path, *, header: bool) -> tuple[tuple[str, ...], dict[str, 
         Names of the columns of numbers (empty without a header), and the numbers, float64, by the lines' names.
 
     Raises:
-        ValueError: for what is not UTF-8, a header that names nothing, lines of another length, a name twice, or what is
-            not a finite number, naming the line.
+        ValueError: for what is not UTF-8, a header without names, lines of another length, a name twice, or what is not
+            a finite number, naming the line.
     """
     reader = csv.reader(io.StringIO(_text(path)))
     try:
@@ -207,7 +227,7 @@ def _is_number(cell: str) -> bool:
 
 def _text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8-sig")  # spreadsheets put a byte order mark in front
+        return composed(path.read_text(encoding="utf-8-sig"))  # spreadsheets put a byte order mark in front
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: byte {error.start + 1} is not UTF-8; save it as UTF-8") from error
 
