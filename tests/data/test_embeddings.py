@@ -182,7 +182,7 @@ def tiny_folder(tmp_path):
     for k in range(5):
         (folder / "images" / f"c{k}").mkdir(parents=True)
         for i in range(3):
-            Image.new("RGB", (8, 8)).save(folder / "images" / f"c{k}" / f"{i}.png")
+            Image.new("RGB", (8, 8), (k, i, 0)).save(folder / "images" / f"c{k}" / f"{i}.png")
         rows.append(f"c{k},{k},1,{k % 2}")
     (folder / "attributes.csv").write_text("\n".join(rows))
     (folder / "unseen.txt").write_text("c0\n")

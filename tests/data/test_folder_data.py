@@ -16,6 +16,7 @@ from zeromamba.data import ZSLData, load_dataset, validation_split
 from zeromamba.data.folder import _is_number, composed, read_table
 
 COUNTS = {"ant": 10, "bee": 5, "cat, tabby": 4, "dög": 3, "elk": 3, "fox": 6}
+PARTS = ("trainval", "test_seen", "test_unseen")
 SUFFIXES = ["jpg", "JPEG", "png", "bmp", "webp"]
 
 
@@ -202,6 +203,21 @@ def test_files_that_are_not_used_are_counted(pets):
     (note,) = [note for note in load(pets).notes if "not used" in note]
     for words in ("4 files are not used", "1 in no class folder", "2 in subfolders of a class", "1 with endings"):
         assert words in note
+
+
+def test_a_copy_of_a_training_picture_among_the_test_pictures_is_noted(pets):
+    data = load(pets)
+    first = {part: data.images.place(int(indices[0])) for part, indices in vars(data).items() if part in PARTS}
+    assert not any("also training pictures" in note for note in data.notes)
+    shutil.copy(pets / "images" / first["trainval"], pets / "images" / first["test_seen"])
+    (note,) = [note for note in load(pets).notes if "also training pictures" in note]
+    pair = " = ".join(sorted([first["trainval"], first["test_seen"]]))
+    assert note.endswith(f"images: 1 test pictures are also training pictures: {pair}")
+    unchecked = load_dataset(str(pets), pets, seed=0, check_images=False)
+    assert not any("also training pictures" in note for note in unchecked.notes)
+    shutil.copy(pets / "images" / first["test_unseen"], pets / "images" / first["test_seen"])
+    with pytest.raises(ValueError, match=r"is one picture, of a class that is trained on and of an unseen one"):
+        load(pets)
 
 
 @pytest.mark.parametrize("of_text", ["NFC", "NFD"])

@@ -15,8 +15,9 @@ attributes is an error.
 import csv
 import io
 import unicodedata
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -79,6 +80,13 @@ def load_folder(folder: Path, *, seed: int, repair_word_vectors: bool, check_ima
     of_seen, test_unseen = torch.where(~is_unseen)[0], torch.where(is_unseen)[0]
     if not len(of_seen):
         raise ValueError(f"{unseen_file} lists every class, expected at least 3 to be left to train on")
+    same = copies(images) if check_images else []
+    for group in same:
+        if len(is_unseen[group].unique()) > 1:
+            raise ValueError(
+                f"{folder / 'images'}: {' = '.join(images.place(i) for i in group)} is one picture, of a class that is "
+                "trained on and of an unseen one: remove the copy that is in the wrong folder"
+            )
     trainval, test_seen = stratified(of_seen, labels, TEST_SHARE, torch.Generator().manual_seed(seed))
     parts = {"trainval": trainval, "test_seen": test_seen, "test_unseen": test_unseen}
     seen, unseen = seen_and_unseen(labels, parts, class_names, str(folder))
@@ -90,7 +98,7 @@ def load_folder(folder: Path, *, seed: int, repair_word_vectors: bool, check_ima
         attribute_names=attribute_names,
         V=V,
         word_vectors_source=source,
-        notes=(*notes, *vector_notes),
+        notes=(*notes, *vector_notes, *copies_note(images, same, trainval, test_seen)),
         images=images,
         labels=labels,
         **parts,
@@ -167,6 +175,31 @@ def unused_files_note(root: Path, files: Mapping[str, Sequence[str]]) -> tuple[s
             why["in no class folder" if len(parts) == 1 else "in subfolders of a class"] += 1
     listed = ", ".join(f"{count} {reason}" for reason, count in why.items())
     return (f"{root}: {why.total()} files are not used: {listed}",) if why else ()
+
+
+def copies(images: ImageFiles) -> list[list[int]]:
+    """The images whose files hold the same bytes, in groups; only files of the same size are read."""
+
+    def grouped(indices: Iterable[int], key: Callable[[Path], object]) -> list[list[int]]:
+        groups = defaultdict(list)
+        for i in indices:
+            groups[key(Path(images.name(i)))].append(i)
+        return [group for group in groups.values() if len(group) > 1]
+
+    same_size = grouped(range(len(images)), lambda path: path.stat().st_size)
+    return [same for group in same_size for same in grouped(group, lambda path: sha256(path.read_bytes()).digest())]
+
+
+def copies_note(images: ImageFiles, same: Sequence[list[int]], trainval: Tensor, test_seen: Tensor) -> tuple[str, ...]:
+    """Which pictures, of the groups of `copies`, are both trained on and tested with."""
+    tested = set(test_seen.tolist())
+    trained = set(trainval.tolist())
+    both = [group for group in same if tested.intersection(group) and trained.intersection(group)]
+    if not both:
+        return ()
+    count = sum(len(tested.intersection(group)) for group in both)
+    listed = ", ".join(" = ".join(images.place(i) for i in group) for group in both[:5])
+    return (f"{images.root}: {count} test pictures are also training pictures: {listed}",)
 
 
 def read_table(path: Path, *, header: bool) -> tuple[tuple[str, ...], dict[str, np.ndarray]]:
