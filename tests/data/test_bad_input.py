@@ -95,8 +95,10 @@ def test_bad_data(cub, error_of, case):
         assert words in message
 
 
-def test_unknown_data_set(cub, error_of):
-    assert "unknown data set 'cubs': expected demo, cub, sun, awa2, imagenet" in error_of(dataset="cubs")
+def test_unknown_data_set(cub, error_of, tmp_path):
+    message = error_of(dataset="cubs")
+    assert f"unknown data set 'cubs': expected demo, cub, sun, awa2, imagenet, or the path, from {tmp_path}," in message
+    assert "unknown data set 'SUN' (is it 'sun'?): expected" in error_of(dataset="SUN")
 
 
 def test_missing_data(tmp_path, error_of):

@@ -6,7 +6,7 @@ from .base import ImageSource, ValidationSplit, ZSLData, validation_split
 from .benchmarks import BENCHMARKS, load_benchmark
 from .demo import load_demo
 from .fingerprint import differences, fingerprints
-from .folder import load_folder
+from .folder import load_folder, with_near_matches
 from .imagenet import load_imagenet
 from .pixels import ImageDataset, ImageFiles, normalise
 
@@ -42,7 +42,7 @@ def load_dataset(
         seed: draws the split of ImageNet and of a folder of the user's own and, where none are published, the
             validation classes. The demo is the same for every seed.
         repair_word_vectors: replace all-zero word vectors (see `word_vectors`).
-        check_images: decode every image once, to find broken ones.
+        check_images: read every image once, to find broken ones and, in a folder of the user's own, copies.
 
     Raises:
         FileNotFoundError: for files that are missing, with what to get, from whom, and where to put it.
@@ -68,8 +68,9 @@ def _load(name_or_path: str, data_root: Path, seed: int, repair_word_vectors: bo
         return load_imagenet(data_root, seed=seed, check_images=check_images)
     folder = Path(name_or_path).expanduser()
     if not folder.is_dir():
+        known = ("demo", *BENCHMARKS, "imagenet")
         raise ValueError(
-            f"unknown data set {name_or_path!r}: expected demo, {', '.join(BENCHMARKS)}, imagenet, or the path of a "
-            "folder with images/<class name>/*.jpg, attributes.csv and unseen.txt"
+            f"unknown data set {with_near_matches([name_or_path], known)}: expected {', '.join(known)}, or the path, "
+            f"from {Path.cwd()}, of a folder with images/<class name>/*.jpg, attributes.csv and unseen.txt"
         )
     return load_folder(folder, seed=seed, repair_word_vectors=repair_word_vectors, check_images=check_images)
