@@ -1,6 +1,7 @@
 """Naming pictures: what the command says of them is what the evaluation counts."""
 
 import json
+import re
 import shutil
 from dataclasses import replace
 
@@ -9,7 +10,7 @@ import torch
 
 from zeromamba.build import build_model
 from zeromamba.checkpoint import Record, save_checkpoint
-from zeromamba.data import fingerprints, load_dataset
+from zeromamba.data import ImageFiles, fingerprints, load_dataset
 from zeromamba.evaluation import per_class_accuracy
 from zeromamba.predict import main
 from zeromamba.protocol import final_split
@@ -39,7 +40,7 @@ def made(tiny, tmp_path_factory):
 def predictions(tmp_path, *arguments):
     out = tmp_path / "predictions.json"
     main([*map(str, arguments), "--json", str(out), "--device", "cpu"])
-    return json.loads(out.read_text())
+    return json.loads(out.read_text())["pictures"]
 
 
 def test_a_picture_gets_the_class_that_the_evaluation_gives_it(made, tmp_path):
@@ -81,8 +82,11 @@ def test_a_picture_that_cannot_be_read_stops_no_other(made, tiny, tmp_path, caps
     printed = capsys.readouterr()
     assert str(bad) in printed.err
     lines = printed.out.splitlines()
+    assert lines.pop(0) == "note: gamma 0.01 is taken off the probability of classes that were trained on, eq. (14)"
     assert len(lines) == 2
-    assert all(line.startswith(f"{good}: class ") and line.count("class ") == 3 for line in lines)
+    for line in lines:
+        assert line.startswith(f"{good}: class ")
+        assert line.count("class ") == 3
 
 
 def test_a_file_of_the_released_code_names_no_classes(tiny, tmp_path):
@@ -90,26 +94,79 @@ def test_a_file_of_the_released_code_names_no_classes(tiny, tmp_path):
         main([str(tmp_path / "CUB_bestGZSL.pth"), str(tiny / "images" / "class 4")])
 
 
+def test_classes_that_were_never_trained_on_are_marked(made, tiny, tmp_path, capsys):
+    data, path, _ = made
+    out = tmp_path / "predictions.json"
+    main([str(path), str(tiny / "images" / "class 4" / "0.png"), "--json", str(out), "--gamma", "0", "--top", "7"])
+    (line,) = capsys.readouterr().out.splitlines()
+    assert json.loads(out.read_text())["gamma"] == 0
+    assert json.loads(out.read_text())["seen"] == [data.class_names[c] for c in data.seen.tolist()]
+    for c, name in enumerate(data.class_names):
+        assert re.search(rf"{name} 0\.\d\d( \(unseen\))?", line)[1] == (" (unseen)" if c in data.unseen else None)
+
+
 def test_where_the_json_goes_is_checked_first(made, tiny, tmp_path, capsys):
-    with pytest.raises(SystemExit, match=r"error: .*nowhere"):
-        main([str(made[1]), str(tiny / "images" / "class 4"), "--json", str(tmp_path / "nowhere" / "file.json")])
+    for out, told in (
+        (tmp_path / "nowhere" / "file.json", r"file\.json: cannot write there \(No such file or directory\)"),
+        (tmp_path, "is a folder, expected a file"),
+    ):
+        with pytest.raises(SystemExit, match=f"error: {tmp_path}.*{told}"):
+            main([str(made[1]), str(tiny / "images" / "class 4"), "--json", str(out)])
     assert capsys.readouterr().out == ""
+
+
+def test_what_was_named_before_an_interruption_is_kept(made, tiny, tmp_path, monkeypatch):
+    """And nothing of the old file is lost before that."""
+    out, pictures = tmp_path / "predictions.json", sorted((tiny / "images" / "class 4").iterdir())
+    out.write_text("old")
+    load = ImageFiles.load
+
+    def interrupted(images, i):
+        assert out.read_text() == "old"
+        if i == 5:  # in the second batch
+            raise KeyboardInterrupt
+        return load(images, i)
+
+    monkeypatch.setattr(ImageFiles, "load", interrupted)
+    with pytest.raises(SystemExit, match=r"^interrupted$"):
+        main([str(made[1]), *map(str, pictures), "--json", str(out), "--device", "cpu"])
+    assert [*json.loads(out.read_text())["pictures"]] == [*map(str, pictures[:5])]
+
+
+def test_a_home_folder_is_found(made, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with pytest.raises(SystemExit, match=f"{tmp_path}/more.csv: no such table"):
+        main([str(made[1]), "--classes=~/more.csv"])
+
+
+def test_pictures_in_subfolders_are_told(made, tiny):
+    with pytest.raises(SystemExit, match=r"no pictures .*; subfolders have some: give .*images/\*"):
+        main([str(made[1]), str(tiny / "images")])
 
 
 @pytest.mark.parametrize(
     ("lines", "told"),
-    [("never seen,1,1,0,0\nnor this,2,2,0,0", "nothing tells 'never seen' and 'nor this' apart")],
+    [
+        ("class,large,red,green,blue\nnew,1,1,0,0\nold,2,2,0,0", "nothing tells 'new' and 'old' apart"),
+        ("class,large,red,green,blue\nClass_1,0,0,1,0\nCLASS 4,1,1,1,0", r"'Class_1' \(is it 'class 1'\?\): write a"),
+        ("class,Large,red,green\nnew,1,1,0", r".*missing: 'blue', 'large'; unknown: 'Large' \(is it 'large'\?\)"),
+    ],
 )
 def test_a_table_of_classes_that_does_not_fit(made, tiny, tmp_path, lines, told):
     table = tmp_path / "more.csv"
-    table.write_text(f"class,large,red,green,blue\n{lines}\n")
+    table.write_text(lines)
     with pytest.raises(SystemExit, match=rf"more\.csv: {told}"):
         main([str(made[1]), str(tiny / "images" / "class 4"), "--classes", str(table)])
 
 
 @pytest.mark.parametrize(
     ("arguments", "told"),
-    [((), "no pictures"), (("--top", "0"), "--top is 0"), (("--classes", "nowhere.csv"), "nowhere.csv: no such table")],
+    [
+        ((), "no pictures"),
+        (("--top", "0"), "--top is 0"),
+        (("--gamma", "nan"), "--gamma is nan: expected a finite number"),
+        (("--classes", "nowhere.csv"), "nowhere.csv: no such table"),
+    ],
 )
 def test_errors_before_anything_is_computed(made, tmp_path, capsys, arguments, told):
     with pytest.raises(SystemExit) as end:

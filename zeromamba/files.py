@@ -1,9 +1,24 @@
-"""Files that are always either the old one or the whole new one, whenever the process ends."""
+"""Paths as users give them, and files that are always the old one or the whole new one, whenever the process ends."""
 
 import json
 import os
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import NamedTemporaryFile
+from typing import Annotated
+
+from tyro.constructors import PrimitiveConstructorSpec
+
+UserPath = Annotated[  # of a command line: no shell expands the ~ of --option=~/file
+    Path,
+    PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="PATH",
+        instance_from_str=lambda words: Path(words[0]).expanduser(),
+        is_instance=lambda value: isinstance(value, Path),
+        str_from_instance=lambda path: [str(path)],
+    ),
+]
 
 
 def atomic_write(path: Path, write: Callable[[Path], object]) -> None:
@@ -16,6 +31,16 @@ def atomic_write(path: Path, write: Callable[[Path], object]) -> None:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def require_writable(path: Path) -> None:
+    """Raise OSError, naming `path`, where `atomic_write` could not put a file; one that is there stays as it is."""
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder, expected a file to write")
+    try:
+        NamedTemporaryFile(dir=path.parent).close()
+    except OSError as error:
+        raise OSError(f"{path}: cannot write there ({error.strerror})") from error
 
 
 def write_json(path: Path, value: object) -> None:

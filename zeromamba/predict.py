@@ -4,8 +4,9 @@ The classes are those of the checkpoint, or any others that `--classes` describe
 needs a line of numbers, not an image.
 """
 
+import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
@@ -19,8 +20,8 @@ from .build import restore_model
 from .checkpoint import Checkpoint, load_checkpoint
 from .data import ImageDataset, ImageFiles, normalise
 from .data.base import require_distinct, unit_prototypes
-from .data.folder import SUFFIXES, is_image, read_table
-from .files import write_json
+from .data.folder import SUFFIXES, is_image, near_matches, read_table, with_near_matches
+from .files import UserPath, require_writable, write_json
 from .model import ZeroShotModel
 from .settings import Settings
 from .training import autocast, pick_device
@@ -34,6 +35,10 @@ class Classes:
     Z: Tensor  # (c, a) their prototypes
     seen: Tensor  # (c,) bool, which of them the model was trained on
     gamma: float  # what (14) takes off the probabilities of these
+
+    @property
+    def seen_names(self) -> tuple[str, ...]:
+        return tuple(name for name, seen in zip(self.names, self.seen.tolist(), strict=True) if seen)
 
 
 @dataclass(frozen=True)
@@ -58,8 +63,8 @@ def read_classes(path: Path, attribute_names: tuple[str, ...]) -> tuple[tuple[st
         missing = [name for name in attribute_names if name not in columns]
         unknown = [name for name in columns if name not in attribute_names]
         raise ValueError(
-            f"{path}: its columns are not the checkpoint's {len(attribute_names)} attributes: missing {missing[:10]}, "
-            f"unknown {unknown[:10]}"
+            f"{path}: its columns are not the checkpoint's {len(attribute_names)} attributes: missing: "
+            f"{with_near_matches(missing, ()) or 'none'}; unknown: {with_near_matches(unknown, missing) or 'none'}"
         )
     order = [columns.index(name) for name in attribute_names]
     Z, _ = unit_prototypes(np.stack([row[order] for row in rows.values()]), tuple(rows), str(path))
@@ -92,33 +97,45 @@ def _ranked(names: tuple[str, ...], values: Tensor, by: Tensor) -> tuple[tuple[s
 class CommandLine:
     """Name what is in pictures, by attributes."""
 
-    checkpoint: tyro.conf.Positional[Path]
+    checkpoint: tyro.conf.Positional[UserPath]
     """model.safetensors of a run"""
-    pictures: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    pictures: Annotated[tuple[UserPath, ...], tyro.conf.Positional]
     """image files, or folders of them"""
-    classes: Path | None = None
+    classes: UserPath | None = None
     """CSV of classes to choose among (a name, then the checkpoint's attributes); by default the checkpoint's"""
     gamma: float | None = None
     """taken off the probability of classes that were trained on, eq. (14); None: the checkpoint's, 0: nothing"""
     top: int = 3
     """how many classes and attributes to print"""
-    json: Path | None = None
-    """file for the probabilities of all classes, and all attributes, of each picture"""
+    json: UserPath | None = None
+    """file for gamma, seen (the classes that were trained on) and pictures: all classes and attributes of each"""
     device: str = "auto"
     """cpu, cuda, ..."""
 
     def __post_init__(self) -> None:
         if self.top < 1:
             raise ValueError(f"--top is {self.top}: expected at least 1")
+        if self.gamma is not None and not math.isfinite(self.gamma):
+            raise ValueError(f"--gamma is {self.gamma}: expected a finite number")
 
 
 def candidates(command: CommandLine, checkpoint: Checkpoint) -> Classes:
-    """The classes to choose among."""
+    """The classes to choose among.
+
+    Raises:
+        FileNotFoundError, ValueError: as `read_classes`, and for one whose name only resembles one that was trained on.
+    """
     record = checkpoint.record
     gamma = record.gamma if command.gamma is None else command.gamma
     names, Z = record.class_names, checkpoint.Z
     if command.classes:
         names, Z = read_classes(command.classes, record.attribute_names)
+        resembling = near_matches([name for name in names if name not in record.seen_names], record.seen_names)
+        if resembling:
+            raise ValueError(
+                f"{command.classes}: {with_near_matches([*resembling], record.seen_names)}: write a class that was "
+                "trained on as the checkpoint does, or gamma is not taken off it"
+            )
     return Classes(names, Z, torch.tensor([name in record.seen_names for name in names]), gamma)
 
 
@@ -132,7 +149,10 @@ def find_pictures(given: tuple[Path, ...]) -> list[Path]:
     for path in given:
         pictures += sorted(filter(is_image, path.iterdir())) if path.is_dir() else [path]
     if not pictures:
-        raise FileNotFoundError(f"no pictures ({' '.join(SUFFIXES)}) among {', '.join(map(str, given)) or 'nothing'}")
+        among = ", ".join(map(str, given)) or "nothing"
+        above = next((folder for folder in given if any(map(is_image, folder.rglob("*")))), None)
+        hint = f"; subfolders have some: give {above}/*" if above else ""
+        raise FileNotFoundError(f"no pictures ({' '.join(SUFFIXES)}) among {among}{hint}")
     return pictures
 
 
@@ -160,6 +180,28 @@ def name_pictures(
             yield path, next(shown) if isinstance(image, Tensor) else image
 
 
+def tell(command: CommandLine, classes: Classes, named: Iterable[tuple[Path, Prediction | ValueError]]) -> int:
+    """Print what each picture shows and, however that ends, write the file of `--json`; how many could not be read."""
+    seen, predictions, unread = classes.seen_names, {}, 0
+    if seen and classes.gamma:
+        print(f"note: gamma {classes.gamma:.3g} is taken off the probability of classes that were trained on, eq. (14)")
+    try:
+        for path, shown in named:
+            if isinstance(shown, ValueError):
+                print(f"error: {shown}", file=sys.stderr)
+                unread += 1
+                continue
+            predictions[str(path)] = asdict(shown)
+            best = shown.classes[: command.top]
+            names = ", ".join(f"{name} {p:.2f}" + ("" if name in seen else " (unseen)") for name, p in best)
+            attributes = ", ".join(name for name, _ in shown.attributes[: command.top])
+            print(f"{path}: {names} (attributes: {attributes})", flush=True)
+    finally:
+        if command.json:
+            write_json(command.json, {"gamma": classes.gamma, "seen": seen, "pictures": predictions})
+    return unread
+
+
 def main(argv: list[str] | None = None) -> None:
     try:
         command = tyro.cli(CommandLine, args=argv)
@@ -169,21 +211,12 @@ def main(argv: list[str] | None = None) -> None:
         pictures = find_pictures(command.pictures)
         model = restore_model(checkpoint, checkpoint.settings.anywhere()).to(device)
         if command.json:
-            write_json(command.json, {})  # or it is known now that it cannot be written
+            require_writable(command.json)
+        unread = tell(command, classes, name_pictures(model, pictures, checkpoint, classes, device))
     except (ValueError, OSError, ImportError) as error:
         sys.exit(f"error: {error}")
-    predictions, unread = {}, 0
-    for path, shown in name_pictures(model, pictures, checkpoint, classes, device):
-        if isinstance(shown, ValueError):
-            print(f"error: {shown}", file=sys.stderr)
-            unread += 1
-            continue
-        predictions[str(path)] = asdict(shown)
-        names = ", ".join(f"{name} {p:.2f}" for name, p in shown.classes[: command.top])
-        attributes = ", ".join(name for name, _ in shown.attributes[: command.top])
-        print(f"{path}: {names} (attributes: {attributes})", flush=True)
-    if command.json:
-        write_json(command.json, predictions)
+    except KeyboardInterrupt:
+        sys.exit("interrupted")
     if unread:
         sys.exit(f"error: {unread} of {len(pictures)} pictures could not be read")
 

@@ -292,14 +292,18 @@ def read_unseen(path: Path, class_names: Sequence[str]) -> set[str]:
 
 
 def with_near_matches(names: Sequence[str], known: Iterable[str]) -> str:
-    """Names that are not known, for a message, each with the known one that it may be meant for.
+    """Names that are not known, for a message, each with the known one that it may be meant for."""
+    near = near_matches(names, known)
+    return ", ".join(f"{name!r} (is it {near[name]!r}?)" if name in near else repr(name) for name in names[:10])
+
+
+def near_matches(names: Iterable[str], known: Iterable[str]) -> dict[str, str]:
+    """The names that may be meant for known ones, each with that one.
 
     That is one which differs in small and capital letters, and in spaces, "_" and "-" for each other, alone.
     """
     near = {_plain(name): name for name in known}
-    return ", ".join(
-        f"{name!r} (is it {near[_plain(name)]!r}?)" if _plain(name) in near else repr(name) for name in names[:10]
-    )
+    return {name: near[_plain(name)] for name in names if _plain(name) in near}
 
 
 def _plain(name: str) -> str:
