@@ -27,7 +27,7 @@ from zeromamba.data.folder import read_table
 from zeromamba.data.imagenet import CLASS_VECTORS, FOLDER, read_class_names
 from zeromamba.data.sources import where_to_get
 from zeromamba.extras import how_to_install
-from zeromamba.files import atomic_write
+from zeromamba.files import UserPath, atomic_write
 
 
 class WordVectors(Container[str], Protocol):
@@ -158,11 +158,11 @@ class CommandLine:
 
     dataset: Annotated[str, tyro.conf.Positional]
     """cub, sun, awa2, imagenet, or a folder of your own with attributes.csv"""
-    vectors: Path
+    vectors: UserPath
     """word2vec's binary or text file or GloVe's text file, .gz or not"""
-    data_root: Path = Path("data")
+    data_root: UserPath = Path("data")
     """where cub, sun, awa2 and imagenet are"""
-    out: Path | None = None
+    out: UserPath | None = None
     """file to write, .pkl, .npy or .csv; by default the one that train.py reads"""
     overwrite: bool = False
     """replace the file that is there, such as the shared one that zeromamba.data.get fetched"""
@@ -189,7 +189,7 @@ def names_of(command: CommandLine) -> tuple[tuple[str, ...], Path]:
                 f"{where_to_get(command.dataset, command.data_root)}"
             )
         return found[1], command.data_root / row.word_vectors
-    folder = Path(command.dataset)
+    folder = Path(command.dataset).expanduser()
     if (other := folder / "word_vectors.npy").exists() and command.out is None:
         raise ValueError(f"{other} is there already: remove it, or give it as --out, since only one file is read")
     if not (folder / "attributes.csv").is_file():
@@ -204,7 +204,8 @@ def make(command: CommandLine, names: tuple[str, ...], vectors: WordVectors) -> 
     """The vectors of the names, (names, v) float64; prints the words that were not found.
 
     Raises:
-        ValueError: for a class of ImageNet without a name or a vector: nothing else tells what it looks like.
+        ValueError: for a class of ImageNet without a name or a vector: nothing else tells what it looks like; and where
+            no attribute has a word in the file.
     """
     if command.dataset == "imagenet":
         synonyms = read_class_names(command.data_root)
@@ -226,7 +227,10 @@ def make(command: CommandLine, names: tuple[str, ...], vectors: WordVectors) -> 
         if missing:
             rest = "left out" if total.any() else "nothing is left of it: an all-zero vector"
             print(f"not in the vocabulary: {', '.join(map(repr, missing))} of {name!r} ({rest})")
-    return np.stack(rows)
+    array = np.stack(rows)
+    if not array.any():
+        raise ValueError(f"{command.vectors}: no word of the {len(names)} attributes is in it: is it another language?")
+    return array
 
 
 def write(path: Path, names: Sequence[str], array: np.ndarray) -> None:
@@ -262,6 +266,8 @@ def main(argv: list[str] | None = None) -> None:
         write(out, names, array)
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit("interrupted")
     print(f"{len(names)} vectors of {array.shape[1]} numbers in {out}")
 
 

@@ -5,6 +5,7 @@ import gzip
 import os
 import sys
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -152,11 +153,28 @@ def test_a_folder_s_attributes_get_vectors_that_its_loader_reads(tmp_path, capsy
         "nothing is written over unasked"
     )
     assert (tiny_folder / "word_vectors.csv").read_bytes() == before
+    foreign = write_word2vec(tmp_path / "foreign.bin", vocabulary("Beine"))
+    message = run(tiny_folder, "--vectors", foreign, "--overwrite")
+    assert f"{foreign}: no word of the 3 attributes is in it" in message
+    assert (tiny_folder / "word_vectors.csv").read_bytes() == before
     assert run(tiny_folder, "--vectors", other, "--overwrite") is None
     (tiny_folder / "word_vectors.npy").touch()
     assert "word_vectors.npy is there already: remove it" in run(tiny_folder, "--vectors", other, "--overwrite")
     (tiny_folder / "word_vectors.npy").unlink()
     assert (tiny_folder / "word_vectors.csv").read_bytes() != before
+
+
+def test_a_home_folder_is_found(tmp_path, tiny_folder, monkeypatch):
+    pytest.importorskip("gensim")
+    write_word2vec(tmp_path / "w.bin", vocabulary("wings"))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert run(f"~/{tiny_folder.name}", "--vectors=~/w.bin") is None
+    assert (tiny_folder / "word_vectors.csv").is_file()
+
+
+def test_an_interruption_ends_with_one_word(tmp_path, tiny_folder, monkeypatch):
+    monkeypatch.setattr(embeddings, "read_vectors", Mock(side_effect=KeyboardInterrupt))
+    assert run(tiny_folder, "--vectors", tmp_path / "w.bin") == "interrupted"
 
 
 @pytest.mark.parametrize("suffix", [".npy", ".pkl", ".csv"])
