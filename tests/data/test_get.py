@@ -8,6 +8,7 @@ from dataclasses import replace
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -149,6 +150,13 @@ def test_without_a_connection_each_host_is_named_and_nothing_is_left(tmp_path, c
     assert told.count("cannot reach 127.0.0.1") == 4
     assert f"put it there yourself: {tmp_path / 'data/downloads/CUB_200_2011.tgz'}" in told
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_interruption_says_how_to_go_on(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(get, "download", Mock(side_effect=KeyboardInterrupt))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert "the same command goes on" in run("cub", "--data-root=~/data", "--checkpoints", tmp_path, "--download")
+    assert f"--  {tmp_path / 'data'}" in capsys.readouterr().out, "and ~ is a home folder"
 
 
 def test_a_file_of_the_user_s_own_is_never_replaced(tmp_path, capsys):

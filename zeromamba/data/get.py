@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 import tyro
 
+from ..files import UserPath
 from .download import DownloadError, check, download, unpack
 from .sources import SOURCES, Part, Source
 from .word_vectors import read_pickled_array, word_vectors
@@ -20,9 +21,9 @@ class CommandLine:
 
     dataset: Annotated[Name, tyro.conf.Positional]
     """data set; vmamba: the pretrained backbones of all sizes"""
-    data_root: Path = Path("data")
+    data_root: UserPath = Path("data")
     """folder that holds CUB/, SUN/, AWA2/, ImageNet/, xlsa17/ and w2v/"""
-    checkpoints: Path = Path("checkpoints")
+    checkpoints: UserPath = Path("checkpoints")
     """folder that holds pretrained weights"""
     download: bool = False
     """fetch what is missing and has a public address; a broken download goes on where it broke off"""
@@ -115,10 +116,13 @@ def fetch_all(sources: list[Source], command: CommandLine) -> bool:
 
 def main(argv: list[str] | None = None) -> None:
     command = tyro.cli(CommandLine, args=argv)
-    incomplete = report(command)
-    if command.download and fetch_all(incomplete, command):
-        print()
+    try:
         incomplete = report(command)
+        if command.download and fetch_all(incomplete, command):
+            print()
+            incomplete = report(command)
+    except KeyboardInterrupt:
+        sys.exit("interrupted: the same command goes on where it broke off")
     needed = [source for source in incomplete if not source.optional]
     if needed:
         sys.exit(f"{len(needed)} of {len(SOURCES[command.dataset])} sources are not complete")

@@ -97,7 +97,8 @@ def word_vectors(
             raise ValueError(f"{source}: all-zero rows, and the mean of the others is zero too: cannot repair them")
         V[zero] = stand_in
     done = (
-        "replaced by the mean of the other rows; python -m zeromamba.embeddings makes one from the parts of the word"
+        "replaced by the mean of the other rows; python -m zeromamba.embeddings makes one from a file that has the "
+        "word or its parts"
         if repair
         else "kept as released; without a direction, its first gradients are far larger than all others"
     )
