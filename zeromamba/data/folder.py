@@ -24,14 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .base import (
-    ZSLData,
-    choose_validation_classes,
-    require_distinct,
-    seen_and_unseen,
-    stratified,
-    unit_prototypes,
-)
+from .base import ZSLData, choose_validation_classes, require_distinct, seen_and_unseen, stratified, unit_prototypes
 from .pixels import ImageFiles, check_files
 from .word_vectors import orthonormal, word_vectors
 
@@ -120,8 +113,9 @@ def is_image(path: Path) -> bool:
 
 
 def class_folders(root: Path) -> list[Path]:
-    """The folders directly in `root`, sorted, without hidden ones."""
-    return sorted(path for path in root.iterdir() if path.is_dir() and not is_hidden(path.name))
+    """The folders directly in `root` without hidden ones, sorted, in the same order however their names are written."""
+    folders = (path for path in root.iterdir() if path.is_dir() and not is_hidden(path.name))
+    return sorted(folders, key=lambda path: composed(path.name))
 
 
 def composed(text: str) -> str:
@@ -130,7 +124,7 @@ def composed(text: str) -> str:
 
 
 def read_image_folders(root: Path, least: int = 1) -> dict[str, list[str]]:
-    """Class names, sorted as their folders, to the paths of their images relative to `root`, sorted.
+    """Class names, sorted, to the paths of their images relative to `root`, sorted.
 
     Raises:
         ValueError: if there are no classes, one with two folders, or as `require_images`.
@@ -192,8 +186,7 @@ def copies(images: ImageFiles) -> list[list[int]]:
 
 def copies_note(images: ImageFiles, same: Sequence[list[int]], trainval: Tensor, test_seen: Tensor) -> tuple[str, ...]:
     """Which pictures, of the groups of `copies`, are both trained on and tested with."""
-    tested = set(test_seen.tolist())
-    trained = set(trainval.tolist())
+    tested, trained = set(test_seen.tolist()), set(trainval.tolist())
     both = [group for group in same if tested.intersection(group) and trained.intersection(group)]
     if not both:
         return ()
