@@ -79,6 +79,7 @@ def test_ausuc_of_a_known_curve():
     assert curve.S.tolist() == [1, 0, 0]
     assert curve.U.tolist() == [0, 0, 1]
     assert curve.ausuc == 0
+    assert (curve.best().gamma, curve.best().H) == (0, 0), "no bonus to either side where none helps"
     won_first = seen_unseen_curve(p[::-1], np.array([0, 1]), np.array([True, False]))
     assert won_first.ausuc == 1
     assert won_first.best().gamma == pytest.approx(0.3)

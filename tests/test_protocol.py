@@ -74,6 +74,14 @@ def test_the_largest_area_on_validation_classes_chooses_the_epoch_and_gamma(data
     assert checkpoint.record.gamma == 0.2
 
 
+def test_a_gamma_that_nothing_speaks_for_is_noted(data, measured, tmp_path, monkeypatch, capsys):
+    settings = replace(preset("demo", "paper"), epochs=1)
+    for S, told in (0.1, False), (0.0, True):
+        monkeypatch.setitem(globals(), "EPOCHS", [replace(EPOCHS[0], gzsl=GZSL(gamma=0, U=0.1, S=S))])
+        SeedRun(settings, data, 0, tmp_path / str(S), torch.device("cpu")).result()
+        assert ("H is 0 on validation images" in capsys.readouterr().out) == told
+
+
 def test_the_paper_s_protocol_takes_the_best_epochs_on_test_images(data, measured, tmp_path):
     settings = replace(preset("demo", "paper"), epochs=4, protocol="paper", gamma=0.6)
     result = SeedRun(settings, data, 0, tmp_path, torch.device("cpu")).result()

@@ -84,14 +84,13 @@ class Curve:
         return GZSL(gamma=gamma, U=float(self.U[i]), S=float(self.S[i]))
 
     def best(self) -> GZSL:
-        """The gamma of the highest H: the middle of the interval on which H is highest."""
+        """The gamma of the highest H: the middle of the interval on which H is highest; 0 where H is 0 everywhere."""
         total = self.S + self.U
         H = np.divide(2 * self.S * self.U, total, out=np.zeros_like(total), where=total > 0)
         i = int(np.argmax(H))
-        low = self.steps[max(i - 1, 0)]
-        high = self.steps[min(i, len(self.steps) - 1)]
-        outside = 1.0 if i == len(self.steps) else -1.0 if i == 0 else 0.0
-        return GZSL(gamma=float((low + high) / 2 + outside), U=float(self.U[i]), S=float(self.S[i]))
+        if H[i] == 0:  # as it is at both ends, which U and S make 0: nothing speaks for either side
+            return self.at(0.0)
+        return GZSL(gamma=float((self.steps[i - 1] + self.steps[i]) / 2), U=float(self.U[i]), S=float(self.S[i]))
 
 
 def seen_unseen_curve(p: Floats, labels: Ints, seen: Bools) -> Curve:

@@ -63,6 +63,8 @@ class SeedRun:
 
         self._train(search, "search", settings.epochs, measure)
         chosen = max(search.history, key=lambda record: record["ausuc"])
+        if settings.gamma is None and chosen["H"] == 0:
+            print(f"note: seed {self.seed}: H is 0 on validation images whatever gamma is, so gamma 0 was chosen")
 
         final = self._fit("final", final_split(data))
         self._train(final, "final", chosen["epoch"])
