@@ -186,12 +186,18 @@ def test_errors_before_training_name_what_is_wrong(tiny, tmp_path, finished, mon
     [
         ("--epochs", "0"),
         ("--lr", "-1"),
+        ("--lr", "inf"),
+        ("--lambda-sc", "inf"),
+        ("--gamma", "nan"),
         ("--drop-path", "2"),
         ("--seeds", "1", "1"),
+        ("--seeds", "-1"),
+        ("--seeds", "0", "9223372036854775808"),
+        ("--data-seed", "-1"),
         ("--backbone", "huge"),
         ("--nosuch", "1"),
     ],
-    ids=lambda setting: setting[0],
+    ids=" ".join,
 )
 def test_a_setting_out_of_range_is_named(setting, capsys):
     with pytest.raises(SystemExit):
@@ -245,7 +251,9 @@ def test_a_run_that_is_resumed_stays_in_its_folder(finished, tmp_path):
 
 def test_what_ends_a_run_says_how_to_go_on(tiny, tmp_path, monkeypatch, capsys):
     out = tmp_path / "run"
-    assert "lower --lr" in error_of("--dataset", tiny, "--out", out, *TINY, "--lr", "1e30")
+    diverged = error_of("--dataset", tiny, "--out", out, *TINY, "--lr", "1e30")
+    assert "begin a new run with a lower --lr" in diverged
+    assert "state.pt" not in diverged, "which an epoch would first have to leave"
     assert f"run folder: {out}" in capsys.readouterr().out.splitlines(), "though it never came to a table"
     for error, told in (KeyboardInterrupt(), f"--resume {out}"), (torch.OutOfMemoryError(), "--batch-size"):
         monkeypatch.setattr(train, "train", Mock(side_effect=error))

@@ -13,7 +13,7 @@ from zeromamba.data import load_demo, normalise, validation_split
 from zeromamba.model import ZeroMamba
 from zeromamba.protocol import final_split, search_split
 from zeromamba.settings import PAPER_GAMMA, Settings, preset
-from zeromamba.training import Fit, Split, flip_half, loader, make_optimizer, represent, schedule
+from zeromamba.training import Fit, Split, flip_half, loader, make_optimizer, represent, schedule, score_split
 
 DEMO = replace(preset("demo", "paper"), workers=0)
 
@@ -146,6 +146,14 @@ def test_stochastic_depth_acts_in_training_and_not_in_evaluation(data, tmp_path)
     model.backbone.modes.clear()
     represent(model, loader(data, split.train, DEMO), DEMO, torch.device("cpu"))
     assert model.backbone.modes == {False}
+
+
+def test_class_scores_that_are_not_finite_are_no_measurement(data):
+    model = patches(data)
+    model.slp.V.data.fill_(torch.nan)
+    split = replace(final_split(data), evaluated=data.test_seen[:2])
+    with pytest.raises(FloatingPointError, match="begin a new run with a lower --lr"):
+        score_split(model, data, split, DEMO, torch.device("cpu"))
 
 
 class OrderSeenError(Exception):

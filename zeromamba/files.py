@@ -44,5 +44,5 @@ def require_writable(path: Path) -> None:
 
 
 def write_json(path: Path, value: object) -> None:
-    """Write a value as JSON, atomically."""
-    atomic_write(path, lambda temporary: temporary.write_text(json.dumps(value, indent=1) + "\n"))
+    """Write a value as JSON, atomically; ValueError for numbers that are not finite, which JSON has no word for."""
+    atomic_write(path, lambda temporary: temporary.write_text(json.dumps(value, indent=1, allow_nan=False) + "\n"))

@@ -1,5 +1,6 @@
 """Every setting of a run, the presets, and the two protocols. The command line is generated from `Settings`."""
 
+import math
 import os
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -105,6 +106,9 @@ class Settings:
     """decode every image once before training starts"""
 
     def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if isinstance(value, float) and not math.isfinite(value):
+                raise ValueError(f"--{name.replace('_', '-')} is {value}: expected a finite number")
         for name in ("epochs", "batch_size", "image_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"--{name.replace('_', '-')} is {getattr(self, name)}: expected at least 1")
@@ -118,6 +122,9 @@ class Settings:
             raise ValueError(f"--drop-path is {self.drop_path}: expected a rate from 0 to below 1, or None")
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"--seeds {self.seeds}: expected one or more different numbers")
+        for option, seeds in (("--seeds", self.seeds), ("--data-seed", (self.data_seed,))):
+            if not all(0 <= seed < 2**32 for seed in seeds):
+                raise ValueError(f"{option} {' '.join(map(str, seeds))}: expected numbers from 0 to {2**32 - 1}")
 
     @property
     def protocol_rules(self) -> Protocol:

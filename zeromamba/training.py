@@ -111,10 +111,18 @@ class Scores(NamedTuple):
 
 
 def score_split(model: ZeroShotModel, data: ZSLData, split: Split, settings: Settings, device: torch.device) -> Scores:
-    """Score the evaluated images of a split against all its candidates."""
+    """Score the evaluated images of a split against all its candidates.
+
+    Raises:
+        FloatingPointError: if a score is not finite: accuracies would be measured all the same.
+    """
     psi, indices = represent(model, loader(data, split.evaluated, settings), settings, device)
     with torch.inference_mode():
         logits = model.logits(psi, data.Z[split.candidates])
+    if not logits.isfinite().all():
+        raise FloatingPointError(
+            "class scores are not finite: the training diverged, begin a new run with a lower --lr"
+        )
     seen = torch.arange(len(split.candidates)) < len(split.seen)
     return Scores(logits.double().numpy(), split.local(data.labels[indices]).numpy(), seen.numpy())
 
@@ -229,8 +237,8 @@ class Fit:
                     loss, ce, sc = (sums / images_seen).tolist()  # waits for a GPU: not every step
                     if not loss < float("inf"):
                         raise FloatingPointError(
-                            f"the loss is {loss} in epoch {epoch} (L_CE {ce}, L_SC {sc}): lower --lr, check the data; "
-                            f"the state before this epoch is in {self.state_file}"
+                            f"the loss is {loss} in epoch {epoch} (L_CE {ce}, L_SC {sc}): "
+                            "check the data, begin a new run with a lower --lr"
                         )
                     bar.set_postfix(loss=f"{loss:.3f}", ce=f"{ce:.3f}", sc=f"{sc:.4f}")
         speed = images_seen / (time.perf_counter() - start)

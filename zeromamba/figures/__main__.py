@@ -27,7 +27,7 @@ def main(argv: list[str] | None = None) -> None:
         run = load_run(command)
         prepare(command.file)
         save(command.draw(run), command.file)
-    except (ValueError, OSError, ImportError) as error:
+    except (FloatingPointError, ValueError, OSError, ImportError) as error:
         sys.exit(f"error: {error}")
     print(f"figure: {command.file}")
 
