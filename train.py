@@ -22,7 +22,7 @@ from zeromamba.files import write_json
 from zeromamba.model import ZeroShotModel
 from zeromamba.protocol import SeedRun, final_split, per_class_by_name, summary
 from zeromamba.runs import load_settings, open_run
-from zeromamba.settings import Settings, preset
+from zeromamba.settings import Settings, expand_home, preset
 from zeromamba.training import evaluate_split, pick_device
 
 
@@ -43,6 +43,7 @@ class CommandLine(Settings):
 
 def parse(argv: list[str] | None) -> CommandLine:
     """The command line; settings not given come from the preset, the resumed run, or the evaluated checkpoint."""
+    argv = expand_home(sys.argv[1:] if argv is None else argv)
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--dataset", default="demo")
     first.add_argument("--preset", default="paper", choices=["paper", "small"])
@@ -121,7 +122,7 @@ def main(argv: list[str] | None = None) -> None:
             usual = Path("runs", Path(settings.dataset).name, time.strftime("%F_%H-%M-%S"))
             folder = command.resume or command.out or usual
             build_model(settings, data.V)  # a wrong weights file is found now, not after the first seed
-            open_run(folder, settings, data)
+            settings = open_run(folder, settings, data)
     except (ValueError, OSError, ImportError) as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:

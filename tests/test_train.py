@@ -244,8 +244,38 @@ def test_data_that_changed_since_the_training_are_refused(finished, moved):
     assert "without 'large', with 'big' more" in error_of("--eval", checkpoint, "--dataset", moved)
 
 
+def test_a_run_finds_its_data_from_any_folder(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(train, "train", Mock())
+    monkeypatch.chdir(tiny.parent)
+    train.main(["--dataset", tiny.name, "--data-root", "root", "--out", str(tmp_path / "run"), *TINY])
+    monkeypatch.chdir(tmp_path)
+    train.main(["--resume", "run"])
+    (first, *_), (resumed, *_) = (call.args for call in train.train.call_args_list)
+    assert resumed.to_json() == {**first.to_json(), "dataset": str(tiny), "data_root": str(tiny.parent / "root")}
+    assert Settings(dataset="cub").to_json()["dataset"] == "cub"
+
+
+def test_a_tilde_is_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    command = train.parse(["--out=~/run", "--data-root", "~/data=0", "--weights=~/w=~.pth", "--dataset=~/birds"])
+    assert (command.out, command.data_root) == (tmp_path / "run", tmp_path / "data=0")
+    assert (command.weights, command.dataset) == (tmp_path / "w=~.pth", str(tmp_path / "birds"))
+    assert str(tmp_path / "run") in error_of("--resume=~/run")
+    assert str(tmp_path / "model.safetensors") in error_of("--eval=~/model.safetensors")
+
+
+def test_seeds_that_are_added_to_a_run_join_those_it_has(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(train, "train", Mock())
+    for seeds in ("2", "0"), ("3", "0"):
+        train.main(["--dataset", str(tiny), "--out", str(tmp_path), *TINY, "--seeds", *seeds])
+    assert train.train.call_args.args[0].seeds == (2, 0, 3)
+    assert json.loads((tmp_path / "settings.json").read_text())["seeds"] == [2, 0, 3]
+
+
 def test_a_run_that_is_resumed_stays_in_its_folder(finished, tmp_path):
     assert "give no --out" in error_of("--resume", finished[0], "--out", tmp_path)
+    other = error_of("--resume", finished[0], "--epochs", "5")
+    assert f"holds a run with --epochs 2, not 5: --resume {finished[0]} without this setting goes on" in other
     assert "give no --eval" in error_of("--resume", finished[0], "--eval", finished[0] / "seed-0" / "model.safetensors")
 
 
@@ -263,7 +293,7 @@ def test_what_ends_a_run_says_how_to_go_on(tiny, tmp_path, monkeypatch, capsys):
 def test_settings_that_came_later_have_their_defaults():
     earlier = Settings(epochs=7).to_json()
     del earlier["logit_scale"]
-    assert Settings.from_json(earlier, "file") == Settings(epochs=7)
+    assert Settings.from_json(earlier, "file").to_json() == Settings(epochs=7).to_json()
     with pytest.raises(ValueError, match=r"file: this version knows no settings \['later'\]"):
         Settings.from_json({**earlier, "later": 1}, "file")
 

@@ -3,7 +3,7 @@
 import json
 import platform
 import subprocess
-from dataclasses import fields
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -21,15 +21,17 @@ MACHINE_SETTINGS = {"data_root", "device", "workers", "check_images", "scan", "g
 MAY_CHANGE = MACHINE_SETTINGS | {"seeds", "dataset"}
 
 
-def open_run(folder: Path, settings: Settings, data: ZSLData) -> None:
-    """Make a run's folder, or check that it is this run's.
+def open_run(folder: Path, settings: Settings, data: ZSLData) -> Settings:
+    """Make a run's folder, or check that it is this run's; returns its settings, with the seeds that it had before.
 
     Raises:
         ValueError: if it cannot be written, or holds a run with other settings or on other data.
     """
     if (folder / "settings.json").exists():
-        check_same_run(load_settings(folder), settings, folder)
+        kept = load_settings(folder)
+        check_same_run(kept, settings, folder)
         check_same_data(folder, data)
+        settings = replace(settings, seeds=tuple(dict.fromkeys(kept.seeds + settings.seeds)))
     try:
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / "data.json", fingerprints(data))
@@ -37,6 +39,7 @@ def open_run(folder: Path, settings: Settings, data: ZSLData) -> None:
         write_json(folder / "versions.json", versions())
     except OSError as error:
         raise ValueError(f"--out {folder}: cannot write there ({error}): choose a folder you may write") from error
+    return settings
 
 
 def load_settings(folder: Path) -> Settings:
@@ -60,13 +63,18 @@ def _read(file: Path) -> dict[str, Any]:
 
 def check_same_run(kept: Settings, given: Settings, folder: Path) -> None:
     """Raise ValueError where settings that shape the result differ."""
-    for field in fields(Settings):
-        old, new = getattr(kept, field.name), getattr(given, field.name)
-        if old != new and field.name not in MAY_CHANGE:
-            raise ValueError(
-                f"{folder} holds a run with --{field.name.replace('_', '-')} {old}, not {new}: "
-                "go on with its own settings (--resume), or choose another --out"
-            )
+    if change := first_change(kept, given, MAY_CHANGE):
+        raise ValueError(
+            f"{folder} holds a run with {change}: --resume {folder} without this setting goes on, and a run with it "
+            "needs another --out"
+        )
+
+
+def first_change(kept: Settings, given: Settings, allowed: set[str]) -> str | None:
+    """The first setting that differs and is not allowed to, as "--epochs 2, not 5"; None if there is none."""
+    old, new = kept.to_json(), given.to_json()
+    changes = (name for name in old if old[name] != new[name] and name not in allowed)
+    return next((f"--{name.replace('_', '-')} {old[name]}, not {new[name]}" for name in changes), None)
 
 
 def check_same_data(folder: Path, data: ZSLData) -> None:

@@ -2,6 +2,7 @@
 
 import math
 import os
+import re
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -185,8 +186,11 @@ class Settings:
         return CHECKPOINTS / name
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values that `from_json` reads back."""
-        return {k: str(v) if isinstance(v, Path) else v for k, v in asdict(self).items()}
+        """Plain values that `from_json` reads back; paths are absolute, to name the same from any folder."""
+        values = {k: str(v.absolute()) if isinstance(v, Path) else v for k, v in asdict(self).items()}
+        if self.dataset not in _PAPER:
+            values["dataset"] = str(Path(self.dataset).expanduser().absolute())
+        return values
 
     @classmethod
     def from_json(cls, values: dict[str, Any], source: str) -> "Settings":
@@ -232,6 +236,14 @@ _PAPER: dict[str, dict[str, Any]] = {
     "imagenet": {},  # the paper states no setting of its own for Table 3
     "demo": _DEMO,
 }
+
+
+def expand_home(arguments: list[str]) -> list[str]:
+    """A command line's arguments with `~` as the user's home folder, which shells leave as it is in `--out=~/runs`."""
+    return [
+        re.sub(r"^(--[\w-]+=)?(~.*)", lambda found: (found[1] or "") + os.path.expanduser(found[2]), argument)
+        for argument in arguments
+    ]
 
 
 def preset(dataset: str, name: PresetName) -> Settings:
