@@ -21,9 +21,12 @@ from zeromamba.data import ZSLData
 from zeromamba.files import write_json
 from zeromamba.model import ZeroShotModel
 from zeromamba.protocol import SeedRun, final_split, per_class_by_name, summary
-from zeromamba.runs import load_settings, open_run
+from zeromamba.runs import MACHINE_SETTINGS, first_change, load_settings, open_run
 from zeromamba.settings import Settings, expand_home, preset
 from zeromamba.training import evaluate_split, pick_device
+
+# What --eval may change of a checkpoint's settings: no part of the model, and nothing that training alone asks for.
+MEASURED_WITH = MACHINE_SETTINGS | {"dataset", "data_seed", "gamma", "image_size", "precision", "batch_size"}
 
 
 @dataclass(frozen=True)
@@ -45,18 +48,19 @@ def parse(argv: list[str] | None) -> CommandLine:
     """The command line; settings not given come from the preset, the resumed run, or the evaluated checkpoint."""
     argv = expand_home(sys.argv[1:] if argv is None else argv)
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    first.add_argument("--dataset", default="demo")
-    first.add_argument("--preset", default="paper", choices=["paper", "small"])
-    first.add_argument("--resume", type=Path)
-    first.add_argument("--eval", type=Path)
+    for option, default in ("--dataset", "demo"), ("--preset", "paper"), ("--resume", None), ("--eval", None):
+        first.add_argument(option, nargs="?", default=default, const=default)  # tyro says what is wrong with it
     known, _ = first.parse_known_args(argv)
+    ours = known.eval and not known.eval.endswith(RELEASED_SUFFIX)
     if known.resume:
-        base = load_settings(known.resume)
-    elif known.eval and known.eval.suffix != RELEASED_SUFFIX:
-        base = replace(load_checkpoint(known.eval).settings.anywhere(), device="auto")
+        base = load_settings(Path(known.resume))
+    elif ours:
+        base = replace(load_checkpoint(Path(known.eval)).settings.anywhere(), device="auto")
     else:
-        base = preset(known.dataset, known.preset)
+        base = preset(known.dataset, "small" if known.preset == "small" else "paper")
     command = tyro.cli(CommandLine, args=argv, default=CommandLine(**vars(base)))
+    if ours and (change := first_change(base, command.settings(), MEASURED_WITH)):
+        raise ValueError(f"{command.eval} was trained with {change}, which --eval does not change: leave it out")
     if command.resume and (command.eval or command.out):
         raise ValueError(
             f"--resume {command.resume} goes on in that folder: give no --{'eval' if command.eval else 'out'}"
@@ -85,6 +89,10 @@ def evaluate(
     gamma, chosen_by = record.gamma, record.chosen_by
     if settings.gamma is not None and settings.gamma != gamma:
         gamma, chosen_by = settings.gamma, replace(checkpoint.settings, gamma=settings.gamma).chosen_by
+    for name in ("image_size", "precision"):
+        trained, measured = getattr(checkpoint.settings, name), getattr(settings, name)
+        if measured != trained:
+            chosen_by += f"; measured with --{name.replace('_', '-')} {measured}, trained with {trained}"
     evaluation = evaluate_split(model.to(device), data, final_split(data), settings, gamma, device)
     per_class = per_class_by_name(evaluation, data)
     result = {**summary(evaluation), "chosen_by": chosen_by, "per_class": per_class}
@@ -92,7 +100,13 @@ def evaluate(
         print(f"{100 * accuracy:6.1f}  {name}" + ("" if name in record.seen_names else "  (unseen)"))
     table = report.show(report.result_table(settings, data, [result]))
     if folder:  # which may be the run's own
-        write_json(folder / "evaluation.json", {"checkpoint": str(checkpoint.source), **result})
+        made_of = {
+            "checkpoint": str(checkpoint.source),
+            "dataset": data.name,
+            "seed": record.seed,
+            "epoch": record.epoch,
+        }
+        write_json(folder / "evaluation.json", {**made_of, "settings": settings.to_json(), **result})
         (folder / "evaluation.txt").write_text(table)
 
 

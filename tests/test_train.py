@@ -205,6 +205,41 @@ def test_a_setting_out_of_range_is_named(setting, capsys):
     assert setting[0] in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("setting", "trained_with"),
+    [
+        (("--variant", "paper"), "--variant released"),
+        (("--backbone", "tiny"), "--backbone nano"),
+        (("--components", "baseline"), "--components full"),
+        (("--discretization", "zoh"), "--discretization euler"),
+        (("--logit-scale", "3"), "--logit-scale 1.0"),
+        (("--protocol", "paper"), "--protocol validation"),
+        (("--epochs", "7"), "--epochs 2"),
+    ],
+    ids=lambda setting: setting[0],
+)
+def test_eval_measures_the_model_that_was_trained(setting, trained_with, finished):
+    message = error_of("--eval", finished[0] / "seed-0" / "model.safetensors", *setting)
+    assert f"was trained with {trained_with}, not {setting[1]}" in message
+
+
+def test_eval_says_what_it_measured_and_with_which_settings(finished, tmp_path, capsys):
+    changes = ("--image-size", "64", "--precision", "bf16", "--batch-size", "4", "--workers", "0")
+    checkpoint = finished[0] / "seed-0" / "model.safetensors"
+    train.main(["--eval", str(checkpoint), "--out", str(tmp_path), *changes])
+    result = json.loads((tmp_path / "evaluation.json").read_text())
+    otherwise = "measured with --image-size 64, trained with 32; measured with --precision bf16, trained with float32"
+    assert result["chosen_by"] == f"{Settings().chosen_by}; {otherwise}"
+    assert otherwise in " ".join(capsys.readouterr().out.split())
+    (seed,) = json.loads((finished[0] / "results.json").read_text())["seeds"]
+    assert (result["dataset"], result["seed"], result["epoch"]) == (
+        load_checkpoint(checkpoint).record.dataset,
+        0,
+        seed["epoch"],
+    )
+    assert (result["settings"]["image_size"], result["settings"]["epochs"]) == (64, 2)
+
+
 def test_a_checkpoint_of_another_data_set_is_refused(finished):
     message = error_of("--eval", finished[0] / "seed-0" / "model.safetensors", "--dataset", "demo")
     assert "model.safetensors" in message
