@@ -7,7 +7,6 @@ python train.py --eval runs/demo/.../model.safetensors  evaluate a checkpoint ag
 
 import argparse
 import sys
-import time
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
@@ -21,7 +20,7 @@ from zeromamba.data import ZSLData
 from zeromamba.files import write_json
 from zeromamba.model import ZeroShotModel
 from zeromamba.protocol import SeedRun, final_split, per_class_by_name, summary
-from zeromamba.runs import MACHINE_SETTINGS, first_change, load_settings, open_run
+from zeromamba.runs import MACHINE_SETTINGS, first_change, load_settings, new_folder, open_run
 from zeromamba.settings import Settings, expand_home, preset
 from zeromamba.training import evaluate_split, pick_device
 
@@ -118,7 +117,8 @@ def main(argv: list[str] | None = None) -> None:
         gamma = settings.fixed_gamma()
         released = command.eval is not None and command.eval.suffix == RELEASED_SUFFIX
         if command.eval is None:
-            missing = missing_weights(settings)
+            scratch = "; from scratch: --weights None, or --preset small for a small machine"
+            missing = [text + scratch for text in missing_weights(settings)]
         else:
             missing = [] if command.eval.is_file() else [f"--eval {command.eval}: there is no such file"]
             if released and not missing:
@@ -133,9 +133,8 @@ def main(argv: list[str] | None = None) -> None:
             if command.out:
                 command.out.mkdir(parents=True, exist_ok=True)
         else:
-            usual = Path("runs", Path(settings.dataset).name, time.strftime("%F_%H-%M-%S"))
-            folder = command.resume or command.out or usual
             build_model(settings, data.V)  # a wrong weights file is found now, not after the first seed
+            folder = command.resume or command.out or new_folder(data)
             settings = open_run(folder, settings, data)
     except (ValueError, OSError, ImportError) as error:
         sys.exit(f"error: {error}")

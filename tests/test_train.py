@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 from unittest.mock import Mock
 
 import pytest
@@ -83,6 +84,7 @@ def test_a_killed_run_goes_on_to_the_same_bits(step, finished, tiny, tmp_path):
     assert not (out / "results.json").exists()
     resumed = run("--resume", out)
     assert resumed.returncode == 0, resumed.stderr
+    assert ("search  goes on after epoch 1\n" in resumed.stdout) == (step == 4)
     ours, whole = (load_file(folder / "seed-0" / "model.safetensors") for folder in (out, finished[0]))
     assert ours.keys() == whole.keys()
     different = [name for name in whole if not torch.equal(ours[name], whole[name])]
@@ -92,8 +94,22 @@ def test_a_killed_run_goes_on_to_the_same_bits(step, finished, tiny, tmp_path):
 def test_a_finished_run_is_not_repeated(finished, tiny):
     out, _ = finished
     before = (out / "seed-0" / "model.safetensors").stat().st_mtime_ns
-    assert run("--resume", out).returncode == 0
+    again = run("--resume", out)
+    assert again.returncode == 0
+    assert f"seed 0: finished before, read from {out / 'seed-0' / 'result.json'}" in again.stdout
     assert (out / "seed-0" / "model.safetensors").stat().st_mtime_ns == before
+
+
+def test_broken_files_of_a_run_are_named(finished, tmp_path):
+    out = shutil.copytree(finished[0], tmp_path / "run")
+    result, state = out / "seed-0" / "result.json", out / "seed-0" / "search" / "state.pt"
+    result.write_text(result.read_text()[:-9])
+    assert f"{result}: cannot read this of a run" in error_of("--resume", out)
+    result.unlink()
+    torch.save({"model": torch.ones(9)}, state)
+    for size in (-5, 100, 0):
+        state.write_bytes(state.read_bytes()[:size])
+        assert f"{state}: cannot be read: remove it, and the fit starts anew" in error_of("--resume", out)
 
 
 def test_eval_gives_the_run_s_own_numbers_again(finished, tiny):
@@ -163,6 +179,10 @@ def test_errors_before_training_name_what_is_wrong(tiny, tmp_path, finished, mon
     assert "--gamma" in error_of("--dataset", tiny, "--protocol", "paper", *out)
     assert "--device" in error_of("--dataset", tiny, "--device", "nosuchdevice", *out)
     assert "nowhere.pth" in error_of("--dataset", tiny, *TINY, "--weights", tmp_path / "nowhere.pth", *out)
+    from_scratch = "from scratch: --weights None, or --preset small"
+    assert from_scratch in error_of("--dataset", tiny, *out)
+    assert from_scratch in error_of("--dataset", tiny, "--weights", "none", *out)
+    assert "give --weights None" in error_of("--dataset", tiny, *TINY, "--weights", "none", *out)
     for backbone, problem in (
         (
             "vim-small",
@@ -196,13 +216,16 @@ def test_errors_before_training_name_what_is_wrong(tiny, tmp_path, finished, mon
         ("--data-seed", "-1"),
         ("--backbone", "huge"),
         ("--nosuch", "1"),
+        ("--preset", "smal"),
     ],
     ids=" ".join,
 )
 def test_a_setting_out_of_range_is_named(setting, capsys):
     with pytest.raises(SystemExit):
         train.main([*setting])
-    assert setting[0] in capsys.readouterr().err
+    message = capsys.readouterr().err
+    assert setting[0] in message
+    assert "usage: " not in message, "of the parser before the command line's own"
 
 
 @pytest.mark.parametrize(
@@ -288,6 +311,19 @@ def test_a_run_finds_its_data_from_any_folder(tiny, tmp_path, monkeypatch):
     (first, *_), (resumed, *_) = (call.args for call in train.train.call_args_list)
     assert resumed.to_json() == {**first.to_json(), "dataset": str(tiny), "data_root": str(tiny.parent / "root")}
     assert Settings(dataset="cub").to_json()["dataset"] == "cub"
+
+
+def test_a_run_has_a_folder_of_its_own_under_the_name_of_its_data(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(train, "train", Mock())
+    monkeypatch.setattr("time.strftime", lambda _: "now")
+    monkeypatch.chdir(shutil.copytree(tiny, tmp_path / "birds"))
+    for data in (".", "images/..", str(tiny)):
+        train.main(["--dataset", data, *TINY])
+    folders = [str(call.args[2]) for call in train.train.call_args_list]
+    assert folders == ["runs/birds/now", "runs/birds/now-2", f"runs/{tiny.name}/now"]
+    shutil.rmtree("runs")
+    Path("runs").touch()
+    assert "--out runs/birds/now: cannot write there" in error_of("--dataset", ".", *TINY)
 
 
 def test_a_tilde_is_the_home_folder(tmp_path, monkeypatch):

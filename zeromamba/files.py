@@ -5,7 +5,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import NamedTemporaryFile
-from typing import Annotated
+from typing import Annotated, Any
 
 from tyro.constructors import PrimitiveConstructorSpec
 
@@ -41,6 +41,18 @@ def require_writable(path: Path) -> None:
         NamedTemporaryFile(dir=path.parent).close()
     except OSError as error:
         raise OSError(f"{path}: cannot write there ({error.strerror})") from error
+
+
+def read_json(path: Path, advice: str) -> dict[str, Any]:
+    """Read an object that `write_json` wrote.
+
+    Raises:
+        ValueError: if it cannot be read, with advice on what to do.
+    """
+    try:
+        return dict(json.loads(path.read_text()))
+    except (OSError, ValueError, TypeError) as error:
+        raise ValueError(f"{path}: cannot read this of a run ({error}): {advice}") from error
 
 
 def write_json(path: Path, value: object) -> None:

@@ -7,7 +7,6 @@ paper                 As the released code: one fit on all seen classes, tested 
                       the best epoch on the test images is reported, for CZSL and GZSL each its own.
 """
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,10 +18,12 @@ from .build import build_model
 from .checkpoint import Record, save_checkpoint
 from .data import ZSLData, fingerprints, validation_split
 from .evaluation import Evaluation
-from .files import write_json
+from .files import read_json, write_json
 from .model import ZeroShotModel
 from .settings import Settings
 from .training import Fit, Split, evaluate_split
+
+SEED_ANEW = "remove it, and the seed starts anew"  # what to do about a broken file of a seed
 
 
 def search_split(data: ZSLData, seed: int) -> Split:
@@ -46,12 +47,14 @@ class SeedRun:
     def result(self) -> dict[str, Any]:
         """Run what is not done yet, and return the result (accuracies as fractions)."""
         path = self.folder / "result.json"
-        if not path.exists():
+        if path.exists():
+            print(f"seed {self.seed}: finished before, read from {path}")
+        else:
             run = self._paper if self.settings.protocol == "paper" else self._validation
             write_json(path, {"seed": self.seed, "chosen_by": self.settings.chosen_by, **run()})
             for state in self.folder.glob("*/state.pt"):
                 state.unlink()
-        return json.loads(path.read_text())
+        return read_json(path, SEED_ANEW)
 
     def _validation(self) -> dict[str, Any]:
         settings, data = self.settings, self.data
@@ -115,6 +118,8 @@ class SeedRun:
 
     def _train(self, fit: Fit, name: str, epochs: int, measure: Callable[[dict[str, Any]], None] | None = None) -> None:
         """Train up to an epoch, measuring and logging after each."""
+        if 0 < len(fit.history) < epochs:
+            print(f"seed {self.seed}  {name}  goes on after epoch {len(fit.history)}")
         with SummaryWriter(str(self.folder / name), purge_step=len(fit.history) + 1) as writer:
             for record in fit.epochs(epochs):
                 if measure:

@@ -1,17 +1,18 @@
 """A run's folder: its settings, the versions it ran with, and the check that it can be written."""
 
-import json
 import platform
 import subprocess
+import time
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from .data import ZSLData, differences, fingerprints
-from .files import write_json
+from .files import read_json, write_json
 from .settings import Settings
 
 # What concerns the machine rather than the result: may change when a run goes on elsewhere.
@@ -19,6 +20,30 @@ MACHINE_SETTINGS = {"data_root", "device", "workers", "check_images", "scan", "g
 # Each seed has a folder of its own, so a run may gain some. The data set may be named by another path: what it holds is
 # compared itself.
 MAY_CHANGE = MACHINE_SETTINGS | {"seeds", "dataset"}
+
+
+def new_folder(data: ZSLData) -> Path:
+    """Make runs/DATASET/DATE_TIME, or with -2, -3, ... behind it if another run began in the same second.
+
+    Raises:
+        ValueError: if it cannot be written.
+    """
+    folder = usual = Path("runs", data.name, time.strftime("%F_%H-%M-%S"))
+    try:
+        usual.parent.mkdir(parents=True, exist_ok=True)
+        for k in count(2):
+            try:
+                folder.mkdir()
+                break
+            except FileExistsError:
+                folder = usual.with_name(f"{usual.name}-{k}")
+    except OSError as error:
+        raise _unwritable(folder, error) from error
+    return folder
+
+
+def _unwritable(folder: Path, error: OSError) -> ValueError:
+    return ValueError(f"--out {folder}: cannot write there ({error}): choose a folder you may write")
 
 
 def open_run(folder: Path, settings: Settings, data: ZSLData) -> Settings:
@@ -38,7 +63,7 @@ def open_run(folder: Path, settings: Settings, data: ZSLData) -> Settings:
         write_json(folder / "settings.json", settings.to_json())
         write_json(folder / "versions.json", versions())
     except OSError as error:
-        raise ValueError(f"--out {folder}: cannot write there ({error}): choose a folder you may write") from error
+        raise _unwritable(folder, error) from error
     return settings
 
 
@@ -53,12 +78,7 @@ def load_settings(folder: Path) -> Settings:
 
 
 def _read(file: Path) -> dict[str, Any]:
-    try:
-        return dict(json.loads(file.read_text()))
-    except (OSError, ValueError, TypeError) as error:
-        raise ValueError(
-            f"{file}: cannot read this of a run ({error}): give a folder that this version of train.py made"
-        ) from error
+    return read_json(file, "give a folder that this version of train.py made")
 
 
 def check_same_run(kept: Settings, given: Settings, folder: Path) -> None:

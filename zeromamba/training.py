@@ -254,7 +254,10 @@ class Fit:
         atomic_write(self.state_file, lambda temporary: torch.save(state, temporary))
 
     def _restore(self) -> None:
-        state = torch.load(self.state_file, map_location=self.device, weights_only=True)
+        try:
+            state = torch.load(self.state_file, map_location="cpu", weights_only=True)
+        except Exception as error:  # whatever half a file makes an unpickler do
+            raise ValueError(f"{self.state_file}: cannot be read: remove it, and the fit starts anew") from error
         self.model.load_state_dict(state["model"])
         self.scheduler.load_state_dict(state["scheduler"])
         self.optimizer.load_state_dict(state["optimizer"])  # last: it holds the rates that the scheduler set

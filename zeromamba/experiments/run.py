@@ -4,7 +4,6 @@ The folders are shared by all experiments under one output folder: ZeroMamba as 
 and is trained once on each data set.
 """
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -15,8 +14,8 @@ import torch
 from ..backbones import REGISTRY
 from ..build import build_model, missing_weights
 from ..data import ZSLData
-from ..files import write_json
-from ..protocol import SeedRun
+from ..files import read_json, write_json
+from ..protocol import SEED_ANEW, SeedRun
 from ..runs import MAY_CHANGE, open_run
 from ..settings import Settings
 from .grids import Experiment, Row, base_settings, row_changes
@@ -40,13 +39,13 @@ class Cell:
     def results(self) -> list[dict[str, Any]]:
         """The finished seeds of those asked for, as `SeedRun.result` gives them."""
         files = (self.seed_folder(seed) / "result.json" for seed in self.settings.seeds)
-        return [json.loads(file.read_text()) for file in files if file.exists()]
+        return [read_json(file, SEED_ANEW) for file in files if file.exists()]
 
     def diverged(self) -> dict[int, str]:
         """Why seeds of those asked for ended without a result."""
         files = {seed: self.seed_folder(seed) / "diverged.json" for seed in self.settings.seeds}
         without = (seed for seed in files if not (self.seed_folder(seed) / "result.json").exists())
-        return {seed: json.loads(files[seed].read_text())["reason"] for seed in without if files[seed].exists()}
+        return {seed: read_json(files[seed], SEED_ANEW)["reason"] for seed in without if files[seed].exists()}
 
 
 def plan(experiment: Experiment, data: ZSLData, common: dict[str, Any], reduced: bool, out: Path) -> list[Cell]:
