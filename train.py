@@ -45,7 +45,7 @@ class CommandLine(Settings):
 
 def parse(argv: list[str] | None) -> CommandLine:
     """The command line; settings not given come from the preset, the resumed run, or the evaluated checkpoint."""
-    argv = expand_home(sys.argv[1:] if argv is None else argv)
+    argv = expand_home(argv)
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     for option, default in ("--dataset", "demo"), ("--preset", "paper"), ("--resume", None), ("--eval", None):
         first.add_argument(option, nargs="?", default=default, const=default)  # tyro says what is wrong with it

@@ -8,6 +8,7 @@ import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -21,7 +22,7 @@ from zeromamba.backbones.vim import Vim
 from zeromamba.build import build_model
 from zeromamba.data import load_dataset
 from zeromamba.experiments import run as run_module
-from zeromamba.experiments.__main__ import CommandLine, main
+from zeromamba.experiments.__main__ import CommandLine, main, plan_all
 from zeromamba.experiments.grids import EXPERIMENTS, REDUCED_NOTE, base_settings, row_changes
 from zeromamba.experiments.tables import markdown, printed_row
 from zeromamba.settings import Settings
@@ -122,6 +123,22 @@ def test_a_setting_that_diverges_takes_no_other_run_with_it(tiny, tmp_path, monk
     monkeypatch.setattr(run_module.SeedRun, "result", result)
     run("table7", "--datasets", tiny, "--out", tmp_path)  # started again, it is tried again
     assert note not in (tmp_path / "table7" / "table.md").read_text()
+
+
+def test_what_ends_an_experiment_ends_in_a_line_that_says_how_to_go_on(tiny, tmp_path, monkeypatch):
+    for error, told in (
+        (KeyboardInterrupt(), "interrupted: started again, it goes on"),
+        (OSError("disk full"), "error: disk full; started again, it goes on"),
+        (torch.OutOfMemoryError("too large"), "--grad-checkpoint needs less memory; started again, it goes on"),
+    ):
+        monkeypatch.setattr(run_module.SeedRun, "result", Mock(side_effect=error))
+        with pytest.raises(SystemExit, match=told):
+            run("table1", "--datasets", tiny, "--out", tmp_path)
+
+
+def test_a_data_set_named_twice_has_its_rows_once(tiny, tmp_path):
+    command = CommandLine("table1", datasets=(str(tiny), str(tiny)), reduced=True)
+    assert len(plan_all(command, EXPERIMENTS["table1"], tmp_path)) == 1
 
 
 def test_a_backbone_whose_weights_nobody_released_is_one_row_s_affair(tiny, tmp_path):

@@ -4,6 +4,7 @@ import json
 import os
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -261,6 +262,11 @@ def test_a_backbone_that_cannot_be_imported_ends_in_a_message(checkpoint, monkey
 
     monkeypatch.setattr(run_module, "restore_model", without_timm)
     assert "timm" in error_of("gamma", checkpoint)
+
+
+def test_an_interruption_ends_in_a_word(checkpoint, monkeypatch):
+    monkeypatch.setattr(run_module, "load_run", Mock(side_effect=KeyboardInterrupt))
+    assert error_of("gamma", checkpoint) == "interrupted"
 
 
 def test_missing_packages_are_named_with_what_installs_them(checkpoint, monkeypatch):

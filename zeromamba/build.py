@@ -114,7 +114,9 @@ def _format_of(backbone: BackboneName, path: Path) -> Released:
     """The format of a backbone's weights, after a look that they are there."""
     entry = REGISTRY[backbone]
     if entry.released is None:
-        raise ValueError(f"--weights {path}: none were ever released for backbone {backbone!r}: give --weights None")
+        raise ValueError(
+            f"--weights {path}: no weights were ever released for backbone {backbone!r}: give --weights None"
+        )
     if not path.is_file():
         advice = f"; get it from {entry.url}" if entry.url else ""
         if any(part.path == entry.file for source in SOURCES["vmamba"] for part in source.parts):

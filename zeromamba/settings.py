@@ -3,6 +3,7 @@
 import math
 import os
 import re
+import sys
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -238,11 +239,11 @@ _PAPER: dict[str, dict[str, Any]] = {
 }
 
 
-def expand_home(arguments: list[str]) -> list[str]:
-    """A command line's arguments with `~` as the user's home folder, which shells leave as it is in `--out=~/runs`."""
+def expand_home(argv: list[str] | None) -> list[str]:
+    """Arguments, by default this process's, with `~` as the home folder: shells leave it as it is in `--out=~/runs`."""
     return [
         re.sub(r"^(--[\w-]+=)?(~.*)", lambda found: (found[1] or "") + os.path.expanduser(found[2]), argument)
-        for argument in arguments
+        for argument in (sys.argv[1:] if argv is None else argv)
     ]
 
 

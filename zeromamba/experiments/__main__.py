@@ -15,7 +15,7 @@ import tyro
 from ..build import load_data_sets
 from ..figures import require_packages
 from ..model import VariantName
-from ..settings import ProtocolName, Settings
+from ..settings import ProtocolName, Settings, expand_home
 from ..training import pick_device
 from .grids import EXPERIMENTS, REDUCED_DATASETS, Experiment, ExperimentName
 from .run import Cell, missing_files, open_all, plan, run_all
@@ -67,7 +67,7 @@ def plan_all(command: CommandLine, experiment: Experiment, out: Path) -> list[Ce
         FileNotFoundError: for all weights and data sets that are missing.
         ValueError: as `plan` and `load_data`.
     """
-    names = command.datasets or (REDUCED_DATASETS if command.reduced else experiment.datasets)
+    names = dict.fromkeys(command.datasets) or (REDUCED_DATASETS if command.reduced else experiment.datasets)
     commons = [{**command.common(), "dataset": name} for name in names]
     missing = [text for common in commons for text in missing_files(experiment, common, command.reduced)]
     data = load_data_sets([replace(Settings(), **common) for common in commons], missing)
@@ -87,7 +87,7 @@ def write(experiment: Experiment, cells: list[Cell], command: CommandLine, folde
 
 
 def main(argv: list[str] | None = None) -> None:
-    command = tyro.cli(CommandLine, args=argv)
+    command = tyro.cli(CommandLine, args=expand_home(argv))
     experiment = EXPERIMENTS[command.name]
     out = command.out or Path("runs", "reduced" if command.reduced else "experiments")
     folder = out / command.name
@@ -100,9 +100,18 @@ def main(argv: list[str] | None = None) -> None:
         open_all(cells)
     except (ValueError, OSError, ImportError) as error:
         sys.exit(f"error: {error}")
-    for _ in run_all(cells, device):
-        write_tables(experiment, cells, command.reduced, folder)
-    write(experiment, cells, command, folder, device)
+    except KeyboardInterrupt:
+        sys.exit("interrupted")
+    try:
+        for _ in run_all(cells, device):
+            write_tables(experiment, cells, command.reduced, folder)
+        write(experiment, cells, command, folder, device)
+    except KeyboardInterrupt:
+        sys.exit("interrupted: started again, it goes on")
+    except (FloatingPointError, ValueError, OSError) as error:  # an unchecked image is broken, a disk full
+        sys.exit(f"error: {error}; started again, it goes on")
+    except torch.OutOfMemoryError as error:
+        sys.exit(f"error: {error}\n--grad-checkpoint needs less memory; started again, it goes on")
     print((folder / "table.md").read_text(encoding="utf-8"))
     print(f"tables and figures: {folder}")
 

@@ -14,6 +14,7 @@ def main(argv: list[str] | None = None) -> None:
         require_packages()
     except ModuleNotFoundError as error:
         sys.exit(f"error: {error}")
+    from ..settings import expand_home
     from .attention import Attention
     from .erf import ERF
     from .gamma import Gamma
@@ -22,13 +23,15 @@ def main(argv: list[str] | None = None) -> None:
     from .tsne import TSNE
 
     figures: dict[str, Callable[..., Command]] = {"attention": Attention, "tsne": TSNE, "erf": ERF, "gamma": Gamma}
-    command = tyro.extras.subcommand_cli_from_dict(figures, args=argv, description=__package__)
+    command = tyro.extras.subcommand_cli_from_dict(figures, args=expand_home(argv), description=__package__)
     try:
         run = load_run(command)
         prepare(command.file)
         save(command.draw(run), command.file)
     except (FloatingPointError, ValueError, OSError, ImportError) as error:
         sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit("interrupted")
     print(f"figure: {command.file}")
 
 
