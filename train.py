@@ -17,11 +17,11 @@ from zeromamba import report
 from zeromamba.build import build_model, load_data_sets, missing_weights, restore_model
 from zeromamba.checkpoint import RELEASED_SUFFIX, Checkpoint, adopt_released, check_adoptable, load_checkpoint
 from zeromamba.data import ZSLData
-from zeromamba.files import write_json
+from zeromamba.files import expand_home, write_json
 from zeromamba.model import ZeroShotModel
 from zeromamba.protocol import SeedRun, final_split, per_class_by_name, summary
 from zeromamba.runs import MACHINE_SETTINGS, first_change, load_settings, new_folder, open_run
-from zeromamba.settings import Settings, expand_home, preset
+from zeromamba.settings import Settings, preset
 from zeromamba.training import evaluate_split, pick_device
 
 # What --eval may change of a checkpoint's settings: no part of the model, and nothing that training alone asks for.

@@ -27,7 +27,7 @@ from zeromamba.data.folder import read_table
 from zeromamba.data.imagenet import CLASS_VECTORS, FOLDER, read_class_names
 from zeromamba.data.sources import where_to_get
 from zeromamba.extras import how_to_install
-from zeromamba.files import UserPath, atomic_write
+from zeromamba.files import atomic_write, expand_home
 
 
 class WordVectors(Container[str], Protocol):
@@ -158,11 +158,11 @@ class CommandLine:
 
     dataset: Annotated[str, tyro.conf.Positional]
     """cub, sun, awa2, imagenet, or a folder of your own with attributes.csv"""
-    vectors: UserPath
+    vectors: Path
     """word2vec's binary or text file or GloVe's text file, .gz or not"""
-    data_root: UserPath = Path("data")
+    data_root: Path = Path("data")
     """where cub, sun, awa2 and imagenet are"""
-    out: UserPath | None = None
+    out: Path | None = None
     """file to write, .pkl, .npy or .csv; by default the one that train.py reads"""
     overwrite: bool = False
     """replace the file that is there, such as the shared one that zeromamba.data.get fetched"""
@@ -189,7 +189,7 @@ def names_of(command: CommandLine) -> tuple[tuple[str, ...], Path]:
                 f"{where_to_get(command.dataset, command.data_root)}"
             )
         return found[1], command.data_root / row.word_vectors
-    folder = Path(command.dataset).expanduser()
+    folder = Path(command.dataset)
     if (other := folder / "word_vectors.npy").exists() and command.out is None:
         raise ValueError(f"{other} is there already: remove it, or give it as --out, since only one file is read")
     if not (folder / "attributes.csv").is_file():
@@ -254,7 +254,7 @@ def write(path: Path, names: Sequence[str], array: np.ndarray) -> None:
 
 
 def main(argv: list[str] | None = None) -> None:
-    command = tyro.cli(CommandLine, args=argv)
+    command = tyro.cli(CommandLine, args=expand_home(argv))
     try:
         names, usual = names_of(command)
         out = command.out or usual

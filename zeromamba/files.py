@@ -2,23 +2,20 @@
 
 import json
 import os
+import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import NamedTemporaryFile
-from typing import Annotated, Any
+from typing import Any
 
-from tyro.constructors import PrimitiveConstructorSpec
 
-UserPath = Annotated[  # of a command line: no shell expands the ~ of --option=~/file
-    Path,
-    PrimitiveConstructorSpec(
-        nargs=1,
-        metavar="PATH",
-        instance_from_str=lambda words: Path(words[0]).expanduser(),
-        is_instance=lambda value: isinstance(value, Path),
-        str_from_instance=lambda path: [str(path)],
-    ),
-]
+def expand_home(argv: list[str] | None) -> list[str]:
+    """Arguments, by default this process's, with `~` as the home folder: shells leave it as it is in `--out=~/runs`."""
+    return [
+        re.sub(r"^(--[\w-]+=)?(~.*)", lambda found: (found[1] or "") + os.path.expanduser(found[2]), argument)
+        for argument in (sys.argv[1:] if argv is None else argv)
+    ]
 
 
 def atomic_write(path: Path, write: Callable[[Path], object]) -> None:

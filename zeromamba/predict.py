@@ -21,7 +21,7 @@ from .checkpoint import Checkpoint, load_checkpoint
 from .data import ImageDataset, ImageFiles, normalise
 from .data.base import require_distinct, unit_prototypes
 from .data.folder import SUFFIXES, is_image, near_matches, read_table, with_near_matches
-from .files import UserPath, require_writable, write_json
+from .files import expand_home, require_writable, write_json
 from .model import ZeroShotModel
 from .settings import Settings
 from .training import autocast, pick_device
@@ -97,17 +97,17 @@ def _ranked(names: tuple[str, ...], values: Tensor, by: Tensor) -> tuple[tuple[s
 class CommandLine:
     """Name what is in pictures, by attributes."""
 
-    checkpoint: tyro.conf.Positional[UserPath]
+    checkpoint: tyro.conf.Positional[Path]
     """model.safetensors of a run"""
-    pictures: Annotated[tuple[UserPath, ...], tyro.conf.Positional]
+    pictures: Annotated[tuple[Path, ...], tyro.conf.Positional]
     """image files, or folders of them"""
-    classes: UserPath | None = None
+    classes: Path | None = None
     """CSV of classes to choose among (a name, then the checkpoint's attributes); by default the checkpoint's"""
     gamma: float | None = None
     """taken off the probability of classes that were trained on, eq. (14); None: the checkpoint's, 0: nothing"""
     top: int = 3
     """how many classes and attributes to print"""
-    json: UserPath | None = None
+    json: Path | None = None
     """file for gamma, seen (the classes that were trained on) and pictures: all classes and attributes of each"""
     device: str = "auto"
     """cpu, cuda, ..."""
@@ -204,7 +204,7 @@ def tell(command: CommandLine, classes: Classes, named: Iterable[tuple[Path, Pre
 
 def main(argv: list[str] | None = None) -> None:
     try:
-        command = tyro.cli(CommandLine, args=argv)
+        command = tyro.cli(CommandLine, args=expand_home(argv))
         device = pick_device(command.device)
         checkpoint = load_checkpoint(command.checkpoint)
         classes = candidates(command, checkpoint)

@@ -2,8 +2,6 @@
 
 import math
 import os
-import re
-import sys
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -105,7 +103,7 @@ class Settings:
     workers: int = min(8, os.cpu_count() or 1)
     """processes that read images: 8, or as many as there are cores"""
     check_images: bool = True
-    """decode every image once before training starts"""
+    """read every image once before training starts: broken ones and, in your own folder, copies are found"""
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
@@ -237,14 +235,6 @@ _PAPER: dict[str, dict[str, Any]] = {
     "imagenet": {},  # the paper states no setting of its own for Table 3
     "demo": _DEMO,
 }
-
-
-def expand_home(argv: list[str] | None) -> list[str]:
-    """Arguments, by default this process's, with `~` as the home folder: shells leave it as it is in `--out=~/runs`."""
-    return [
-        re.sub(r"^(--[\w-]+=)?(~.*)", lambda found: (found[1] or "") + os.path.expanduser(found[2]), argument)
-        for argument in (sys.argv[1:] if argv is None else argv)
-    ]
 
 
 def preset(dataset: str, name: PresetName) -> Settings:

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from ..files import UserPath
+from ..files import expand_home
 from .download import DownloadError, check, download, unpack
 from .sources import SOURCES, Part, Source
 from .word_vectors import read_pickled_array, word_vectors
@@ -21,9 +21,9 @@ class CommandLine:
 
     dataset: Annotated[Name, tyro.conf.Positional]
     """data set; vmamba: the pretrained backbones of all sizes"""
-    data_root: UserPath = Path("data")
+    data_root: Path = Path("data")
     """folder that holds CUB/, SUN/, AWA2/, ImageNet/, xlsa17/ and w2v/"""
-    checkpoints: UserPath = Path("checkpoints")
+    checkpoints: Path = Path("checkpoints")
     """folder that holds pretrained weights"""
     download: bool = False
     """fetch what is missing and has a public address; a broken download goes on where it broke off"""
@@ -115,7 +115,7 @@ def fetch_all(sources: list[Source], command: CommandLine) -> bool:
 
 
 def main(argv: list[str] | None = None) -> None:
-    command = tyro.cli(CommandLine, args=argv)
+    command = tyro.cli(CommandLine, args=expand_home(argv))
     try:
         incomplete = report(command)
         if command.download and fetch_all(incomplete, command):

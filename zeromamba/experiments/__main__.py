@@ -14,8 +14,9 @@ import tyro
 
 from ..build import load_data_sets
 from ..figures import require_packages
+from ..files import expand_home
 from ..model import VariantName
-from ..settings import ProtocolName, Settings, expand_home
+from ..settings import ProtocolName, Settings
 from ..training import pick_device
 from .grids import EXPERIMENTS, REDUCED_DATASETS, Experiment, ExperimentName
 from .run import Cell, missing_files, open_all, plan, run_all

@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import tyro
 
+from ..files import expand_home
 from . import require_packages
 
 
@@ -14,7 +15,6 @@ def main(argv: list[str] | None = None) -> None:
         require_packages()
     except ModuleNotFoundError as error:
         sys.exit(f"error: {error}")
-    from ..settings import expand_home
     from .attention import Attention
     from .erf import ERF
     from .gamma import Gamma
