@@ -351,8 +351,8 @@ def scan_gradients(s: _Scan, dy: Tensor, kept: Tensor) -> tuple[Tensor, ...]:
             kept, segment_g, part_h, dx, dz, dbias, dA, dBC, dD,
             *s.x.stride()[:2], *s.z.stride(), *s.B.stride(), *s.C.stride(), b, *s.sizes, route,
             STEP=step, ACCUMULATE=i > 0, LAST=i == k - 1, PART=part,
-            EVEN=not s.zoh and s.even(dy, s.x),  # by twos, ptxas spills with zero-order hold on sm_80
-            **s.options,
+            EVEN=s.even(dy, s.x), **s.options,
+            maxnreg=255 if s.zoh else None,  # or ptxas takes fewer, for occupancy, and spills on sm_80
         )  # fmt: skip
     return (
         dx,
