@@ -42,8 +42,8 @@ KNOWN = frozenset(
         mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 mov.b16 mov.b32 mov.b64 mov.pred mov.u16 mov.u32
         mul.f32 mul.hi.u32 mul.lo.s32 mul.lo.s64 mul.wide.s32 mul.wide.u16 mul.wide.u32 neg.f32 neg.s32 not.b32
         or.b16 or.b32 or.b64 or.pred prmt.b32 rem.s32 ret selp.b32 selp.f32 setp.eq.b32 setp.gt.f32 setp.gt.s32
-        setp.lt.f32 setp.lt.s32 setp.lt.u32 setp.lt.u64 setp.ne.b32 setp.ne.b64 setp.num.f32 shfl.sync.bfly.b32
-        shfl.sync.idx.b32 shl.b16 shl.b32 shl.b64 shr.s32 shr.u16 shr.u32 st.global.b16 st.global.b32
+        setp.lt.f32 setp.lt.s32 setp.lt.u32 setp.lt.u64 setp.ne.b32 setp.ne.b64 setp.neu.f32 setp.num.f32
+        shfl.sync.bfly.b32 shfl.sync.idx.b32 shl.b16 shl.b32 shl.b64 shr.s32 shr.u16 shr.u32 st.global.b16 st.global.b32
         st.global.v2.b32 st.shared.b16 st.shared.b32 st.shared.v2.b32 st.shared.v4.b32
         stmatrix.sync.aligned.m8n8.x4.shared.b16 sub.f32 sub.s32 sub.s64 xor.b32
         """,
@@ -481,6 +481,7 @@ class Machine:
         compare = {
             "eq": np.equal,
             "ne": np.not_equal,
+            "neu": np.not_equal,  # or unordered, which is NumPy's too
             "lt": np.less,
             "gt": np.greater,
             "num": both_are_numbers,
