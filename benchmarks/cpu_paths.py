@@ -1,6 +1,6 @@
 """The scan's paths on a CPU: the reference loop, the loop as peers write it, and the vectorised one."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -86,7 +86,7 @@ PATHS: dict[str, Callable[[Inputs], Tensor]] = {
 }
 
 
-def time_paths(sides: tuple[int, ...], b: int = 2, d: int = 192, n: int = 1, repeats: int = 7) -> list[CpuRow]:
+def time_paths(sides: Sequence[int], b: int = 2, d: int = 192, n: int = 1, repeats: int = 7) -> list[CpuRow]:
     """Every path at every size of map, checked against the reference on the same inputs before its time counts."""
     rows = []
     for side in sides:

@@ -96,10 +96,10 @@ def one_thread() -> Iterator[None]:
 def host_times(dtype: torch.dtype = torch.bfloat16, repeats: int = 500) -> list[HostRow]:
     """A forward without gradients, one that keeps what the backward needs, and both, of maps of dtype."""
     inputs = draw(1, SIDE, D, 1, R)
-    projected = torch.cat([inputs.dt_low, inputs.B, inputs.C], dim=-1)  # whose parts are views, as in the networks
-    maps = [v.detach().to(dtype) for v in (inputs.x, projected)]
-    leaves = [v.detach().requires_grad_() for v in (maps[0], *maps[1].split([R, 1, 1], dim=-1))]
-    inputs = inputs._replace(**dict(zip(("x", "dt_low", "B", "C"), leaves, strict=True)))
+    projected = torch.cat([inputs.dt_low, inputs.B, inputs.C], dim=-1).to(dtype)
+    dt_low, B, C = projected.split([R, 1, 1], dim=-1)  # views, as in the networks
+    x, dt_low, B, C = (v.detach().requires_grad_() for v in (inputs.x.to(dtype), dt_low, B, C))
+    inputs = inputs._replace(x=x, dt_low=dt_low, B=B, C=C)
     dy = torch.zeros_like(inputs.x)
 
     def forward() -> torch.Tensor:

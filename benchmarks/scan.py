@@ -131,7 +131,7 @@ def without_gpu(options: Options) -> dict[str, Any]:
     if host:
         print("\n" + host_table(host))
     print(f"\nCPU paths: float32, b = 2, d = {options.cpu_channels}, n = 1, four routes, Bbar = dt B:\n")
-    rows: list[CpuRow] = time_paths(tuple(options.cpu_sides), d=options.cpu_channels, repeats=options.repeats)
+    rows: list[CpuRow] = time_paths(options.cpu_sides, d=options.cpu_channels, repeats=options.repeats)
     print(cpu_table(rows))
     if options.plot is not None:
         plot.plot_cpu(rows, f"{_processor()}, {torch.get_num_threads()} threads", options.plot)

@@ -20,7 +20,7 @@ import triton
 import triton.language as tl
 
 LOG2E = tl.constexpr(1.4426950408889634)
-# Below this |dt A|, expm1(dt A) is a polynomial, since exp(dt A) - 1 would cancel: to 1e-7 of it, and to 1e-6.
+# Below this |dt A|, expm1(dt A) is a polynomial, since exp(dt A) - 1 would cancel: to 1e-7 of it, and to 4e-6.
 SMALL = tl.constexpr(0.5)
 SMALL_HALF = tl.constexpr(0.0625)
 BLOCK_L = 16  # tokens of a chunk: the least tile of a tensor core, and what a thread holds of each channel
