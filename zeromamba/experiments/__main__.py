@@ -51,8 +51,8 @@ class CommandLine:
     """bf16: autocast of the forward; parameters stay float32"""
     grad_checkpoint: bool = Settings.grad_checkpoint
     """recompute each block in the backward: less memory, more time"""
-    workers: int = Settings.workers
-    """processes that read images"""
+    workers: int | None = None
+    """processes that read images; by default what the preset of each data set says"""
 
     def common(self) -> dict[str, Any]:
         """The settings that all runs share, but for the data set; those that are None stay the preset's."""
