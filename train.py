@@ -6,7 +6,6 @@ python train.py --eval runs/demo/.../model.safetensors  evaluate a checkpoint ag
 """
 
 import argparse
-import sys
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
@@ -17,7 +16,8 @@ from zeromamba import report
 from zeromamba.build import build_model, load_data_sets, missing_weights, restore_model
 from zeromamba.checkpoint import RELEASED_SUFFIX, Checkpoint, adopt_released, check_adoptable, load_checkpoint
 from zeromamba.data import ZSLData
-from zeromamba.files import expand_home, write_json
+from zeromamba.entry import ends_in_a_line, expand_home
+from zeromamba.files import write_json
 from zeromamba.model import ZeroShotModel
 from zeromamba.protocol import SeedRun, final_split, per_class_by_name, summary
 from zeromamba.runs import MACHINE_SETTINGS, first_change, load_settings, new_folder, open_run
@@ -110,7 +110,7 @@ def evaluate(
 
 
 def main(argv: list[str] | None = None) -> None:
-    try:  # whatever the user gave is checked before anything is computed
+    with ends_in_a_line():  # whatever the user gave is checked before anything is computed
         command = parse(argv)
         settings = command.settings()
         device = pick_device(settings.device)
@@ -136,21 +136,14 @@ def main(argv: list[str] | None = None) -> None:
             build_model(settings, data.V)  # a wrong weights file is found now, not after the first seed
             folder = command.resume or command.out or new_folder(data)
             settings = open_run(folder, settings, data)
-    except (ValueError, OSError, ImportError) as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit("interrupted")
-    try:
+    with ends_in_a_line(
+        interrupted="interrupted" if command.eval else f"interrupted: python train.py --resume {folder} goes on",
+        memory="A smaller --batch-size needs less memory, and so does --grad-checkpoint",
+    ):
         if command.eval:
             evaluate(checkpoint, model, settings, data, device, command.out)
         else:
             train(settings, data, folder, device)
-    except KeyboardInterrupt:
-        sys.exit("interrupted" if command.eval else f"interrupted: python train.py --resume {folder} goes on")
-    except (FloatingPointError, ValueError, OSError) as error:  # it diverged, an unchecked image is broken, a disk full
-        sys.exit(f"error: {error}")
-    except torch.OutOfMemoryError as error:
-        sys.exit(f"error: {error}\nA smaller --batch-size needs less memory, and so does --grad-checkpoint")
 
 
 if __name__ == "__main__":

@@ -264,9 +264,13 @@ def test_a_backbone_that_cannot_be_imported_ends_in_a_message(checkpoint, monkey
     assert "timm" in error_of("gamma", checkpoint)
 
 
-def test_an_interruption_ends_in_a_word(checkpoint, monkeypatch):
-    monkeypatch.setattr(run_module, "load_run", Mock(side_effect=KeyboardInterrupt))
-    assert error_of("gamma", checkpoint) == "interrupted"
+def test_what_ends_a_figure_ends_in_a_line(checkpoint, monkeypatch):
+    for error, told in (
+        (KeyboardInterrupt(), "interrupted"),
+        (torch.OutOfMemoryError("too large"), "error: too large\n--device cpu takes the machine's own memory"),
+    ):
+        monkeypatch.setattr(run_module, "load_run", Mock(side_effect=error))
+        assert error_of("gamma", checkpoint) == told
 
 
 def test_missing_packages_are_named_with_what_installs_them(checkpoint, monkeypatch):

@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 from dataclasses import replace
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -131,6 +132,12 @@ def test_what_was_named_before_an_interruption_is_kept(made, tiny, tmp_path, mon
     with pytest.raises(SystemExit, match=r"^interrupted$"):
         main([str(made[1]), *map(str, pictures), "--json", str(out), "--device", "cpu"])
     assert [*json.loads(out.read_text())["pictures"]] == [*map(str, pictures[:5])]
+
+
+def test_a_device_that_is_too_small_ends_in_a_line(made, tiny, monkeypatch):
+    monkeypatch.setattr(ImageFiles, "load", Mock(side_effect=torch.OutOfMemoryError("too large")))
+    with pytest.raises(SystemExit, match=r"^error: too large\n--device cpu takes the machine's own memory$"):
+        main([str(made[1]), str(tiny / "images" / "class 4"), "--device", "cpu"])
 
 
 def test_a_home_folder_is_found(made, tmp_path, monkeypatch):

@@ -13,7 +13,6 @@ import csv
 import gzip
 import pickle
 import re
-import sys
 from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,8 +25,9 @@ from zeromamba.data.benchmarks import BENCHMARKS, listed_attribute_names
 from zeromamba.data.folder import read_table
 from zeromamba.data.imagenet import CLASS_VECTORS, FOLDER, read_class_names
 from zeromamba.data.sources import where_to_get
+from zeromamba.entry import ends_in_a_line, expand_home
 from zeromamba.extras import how_to_install
-from zeromamba.files import atomic_write, expand_home
+from zeromamba.files import atomic_write
 
 
 class WordVectors(Container[str], Protocol):
@@ -254,8 +254,8 @@ def write(path: Path, names: Sequence[str], array: np.ndarray) -> None:
 
 
 def main(argv: list[str] | None = None) -> None:
-    command = tyro.cli(CommandLine, args=expand_home(argv))
-    try:
+    with ends_in_a_line():
+        command = tyro.cli(CommandLine, args=expand_home(argv))
         names, usual = names_of(command)
         out = command.out or usual
         if out.suffix not in (".pkl", ".npy", ".csv"):
@@ -264,10 +264,6 @@ def main(argv: list[str] | None = None) -> None:
             raise ValueError(f"{out} is there already: give --overwrite to replace it, or another --out")
         array = make(command, names, read_vectors(command.vectors))
         write(out, names, array)
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit("interrupted")
     print(f"{len(names)} vectors of {array.shape[1]} numbers in {out}")
 
 

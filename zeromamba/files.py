@@ -1,21 +1,11 @@
-"""Paths as users give them, and files that are always the old one or the whole new one, whenever the process ends."""
+"""Files that are always the old one or the whole new one, whenever the process ends."""
 
 import json
 import os
-import re
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import Any
-
-
-def expand_home(argv: list[str] | None) -> list[str]:
-    """Arguments, by default this process's, with `~` as the home folder: shells leave it as it is in `--out=~/runs`."""
-    return [
-        re.sub(r"^(--[\w-]+=)?(~.*)", lambda found: (found[1] or "") + os.path.expanduser(found[2]), argument)
-        for argument in (sys.argv[1:] if argv is None else argv)
-    ]
 
 
 def atomic_write(path: Path, write: Callable[[Path], object]) -> None:

@@ -21,7 +21,8 @@ from .checkpoint import Checkpoint, load_checkpoint
 from .data import ImageDataset, ImageFiles, normalise
 from .data.base import require_distinct, unit_prototypes
 from .data.folder import SUFFIXES, is_image, near_matches, read_table, with_near_matches
-from .files import expand_home, require_writable, write_json
+from .entry import ends_in_a_line, expand_home
+from .files import require_writable, write_json
 from .model import ZeroShotModel
 from .settings import Settings
 from .training import autocast, pick_device
@@ -203,7 +204,7 @@ def tell(command: CommandLine, classes: Classes, named: Iterable[tuple[Path, Pre
 
 
 def main(argv: list[str] | None = None) -> None:
-    try:
+    with ends_in_a_line():
         command = tyro.cli(CommandLine, args=expand_home(argv))
         device = pick_device(command.device)
         checkpoint = load_checkpoint(command.checkpoint)
@@ -213,10 +214,6 @@ def main(argv: list[str] | None = None) -> None:
         if command.json:
             require_writable(command.json)
         unread = tell(command, classes, name_pictures(model, pictures, checkpoint, classes, device))
-    except (ValueError, OSError, ImportError) as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit("interrupted")
     if unread:
         sys.exit(f"error: {unread} of {len(pictures)} pictures could not be read")
 

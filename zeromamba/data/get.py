@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from ..files import expand_home
+from ..entry import ends_in_a_line, expand_home
 from .download import DownloadError, check, download, unpack
 from .sources import SOURCES, Part, Source
 from .word_vectors import read_pickled_array, word_vectors
@@ -115,14 +115,12 @@ def fetch_all(sources: list[Source], command: CommandLine) -> bool:
 
 
 def main(argv: list[str] | None = None) -> None:
-    command = tyro.cli(CommandLine, args=expand_home(argv))
-    try:
+    with ends_in_a_line(interrupted="interrupted: the same command goes on where it broke off"):
+        command = tyro.cli(CommandLine, args=expand_home(argv))
         incomplete = report(command)
         if command.download and fetch_all(incomplete, command):
             print()
             incomplete = report(command)
-    except KeyboardInterrupt:
-        sys.exit("interrupted: the same command goes on where it broke off")
     needed = [source for source in incomplete if not source.optional]
     if needed:
         sys.exit(f"{len(needed)} of {len(SOURCES[command.dataset])} sources are not complete")

@@ -4,7 +4,6 @@ python -m zeromamba.experiments table5 --data-root data --seeds 0 1 2    as the 
 python -m zeromamba.experiments table5 --reduced                         the same on the demo, for two CPU cores
 """
 
-import sys
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -13,8 +12,8 @@ import torch
 import tyro
 
 from ..build import load_data_sets
+from ..entry import ends_in_a_line, expand_home
 from ..figures import require_packages
-from ..files import expand_home
 from ..model import VariantName
 from ..settings import ProtocolName, Settings
 from ..training import pick_device
@@ -88,31 +87,24 @@ def write(experiment: Experiment, cells: list[Cell], command: CommandLine, folde
 
 
 def main(argv: list[str] | None = None) -> None:
-    command = tyro.cli(CommandLine, args=expand_home(argv))
-    experiment = EXPERIMENTS[command.name]
-    out = command.out or Path("runs", "reduced" if command.reduced else "experiments")
-    folder = out / command.name
-    try:  # whatever would stop a run is found before the first one
+    with ends_in_a_line():  # whatever would stop a run is found before the first one
+        command = tyro.cli(CommandLine, args=expand_home(argv))
+        experiment = EXPERIMENTS[command.name]
+        out = command.out or Path("runs", "reduced" if command.reduced else "experiments")
+        folder = out / command.name
         if experiment.chart:
             require_packages()
         device = pick_device(command.device)
         cells = plan_all(command, experiment, out)
         folder.mkdir(parents=True, exist_ok=True)
         open_all(cells)
-    except (ValueError, OSError, ImportError) as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit("interrupted")
-    try:
+    goes_on = "started again, it goes on"
+    with ends_in_a_line(
+        f"; {goes_on}", interrupted=f"interrupted: {goes_on}", memory="--grad-checkpoint needs less memory"
+    ):
         for _ in run_all(cells, device):
             write_tables(experiment, cells, command.reduced, folder)
         write(experiment, cells, command, folder, device)
-    except KeyboardInterrupt:
-        sys.exit("interrupted: started again, it goes on")
-    except (FloatingPointError, ValueError, OSError) as error:  # an unchecked image is broken, a disk full
-        sys.exit(f"error: {error}; started again, it goes on")
-    except torch.OutOfMemoryError as error:
-        sys.exit(f"error: {error}\n--grad-checkpoint needs less memory; started again, it goes on")
     print((folder / "table.md").read_text(encoding="utf-8"))
     print(f"tables and figures: {folder}")
 

@@ -1,37 +1,29 @@
 """The command line of the figures."""
 
-import sys
 from collections.abc import Callable
 
 import tyro
 
-from ..files import expand_home
+from ..entry import ends_in_a_line, expand_home
 from . import require_packages
 
 
 def main(argv: list[str] | None = None) -> None:
     """Draw one figure; what is wrong with the input ends in a message before anything is computed."""
-    try:
+    with ends_in_a_line():
         require_packages()
-    except ModuleNotFoundError as error:
-        sys.exit(f"error: {error}")
-    from .attention import Attention
-    from .erf import ERF
-    from .gamma import Gamma
-    from .run import Command, load_run
-    from .style import prepare, save
-    from .tsne import TSNE
+        from .attention import Attention
+        from .erf import ERF
+        from .gamma import Gamma
+        from .run import Command, load_run
+        from .style import prepare, save
+        from .tsne import TSNE
 
-    figures: dict[str, Callable[..., Command]] = {"attention": Attention, "tsne": TSNE, "erf": ERF, "gamma": Gamma}
-    command = tyro.extras.subcommand_cli_from_dict(figures, args=expand_home(argv), description=__package__)
-    try:
+        figures: dict[str, Callable[..., Command]] = {"attention": Attention, "tsne": TSNE, "erf": ERF, "gamma": Gamma}
+        command = tyro.extras.subcommand_cli_from_dict(figures, args=expand_home(argv), description=__package__)
         run = load_run(command)
         prepare(command.file)
         save(command.draw(run), command.file)
-    except (FloatingPointError, ValueError, OSError, ImportError) as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit("interrupted")
     print(f"figure: {command.file}")
 
 

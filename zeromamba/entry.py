@@ -1,0 +1,42 @@
+"""What every command does with its arguments, and with what ends it early: one line instead of a traceback."""
+
+import os
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+
+def expand_home(argv: list[str] | None) -> list[str]:
+    """Arguments, by default this process's, with `~` as the home folder: shells leave it as it is in `--out=~/runs`."""
+    return [
+        re.sub(r"^(--[\w-]+=)?(~.*)", lambda found: (found[1] or "") + os.path.expanduser(found[2]), argument)
+        for argument in (sys.argv[1:] if argv is None else argv)
+    ]
+
+
+@contextmanager
+def ends_in_a_line(
+    after: str = "", *, interrupted: str = "interrupted", memory: str = "--device cpu takes the machine's own memory"
+) -> Iterator[None]:
+    """End the process with status 1 and one line where the user, the input, the disk or the training ends it.
+
+    Args:
+        after: how to go on after an error, behind its message.
+        interrupted: the line after Ctrl-C.
+        memory: what needs less of the device's memory, on a line of its own where that was too small.
+
+    Raises:
+        SystemExit: for these; whatever else is raised is a mistake in the program and keeps its traceback.
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        sys.exit(interrupted)
+    except torch.OutOfMemoryError as error:
+        sys.exit(f"error: {error}\n{memory}{after}")
+    # FloatingPointError: it diverged; OSError: a file is missing or broken, or the disk full; ImportError: an extra
+    except (FloatingPointError, ValueError, OSError, ImportError) as error:
+        sys.exit(f"error: {error}{after}")
