@@ -323,7 +323,9 @@ def test_a_run_has_a_folder_of_its_own_under_the_name_of_its_data(tiny, tmp_path
     assert folders == ["runs/birds/now", "runs/birds/now-2", f"runs/{tiny.name}/now"]
     shutil.rmtree("runs")
     Path("runs").touch()
-    assert "--out runs/birds/now: cannot write there" in error_of("--dataset", ".", *TINY)
+    message = error_of("--dataset", ".", *TINY)
+    assert "runs/birds/now: cannot write there" in message
+    assert message.endswith("choose a folder you may write with --out")
 
 
 def test_a_tilde_is_the_home_folder(tmp_path, monkeypatch):
@@ -348,6 +350,13 @@ def test_a_run_that_is_resumed_stays_in_its_folder(finished, tmp_path):
     other = error_of("--resume", finished[0], "--epochs", "5")
     assert f"holds a run with --epochs 2, not 5: --resume {finished[0]} without this setting goes on" in other
     assert "give no --eval" in error_of("--resume", finished[0], "--eval", finished[0] / "seed-0" / "model.safetensors")
+
+
+def test_a_run_that_is_resumed_in_a_folder_that_cannot_be_written_is_not_sent_elsewhere(finished, monkeypatch):
+    monkeypatch.setattr("zeromamba.runs.write_json", Mock(side_effect=PermissionError(13, "Permission denied")))
+    message = error_of("--resume", finished[0])
+    assert message.startswith(f"error: {finished[0]}: cannot write there ([Errno 13] Permission denied)")
+    assert message.endswith("make this folder writable")
 
 
 def test_what_ends_a_run_says_how_to_go_on(tiny, tmp_path, monkeypatch, capsys):

@@ -38,12 +38,14 @@ def new_folder(data: ZSLData) -> Path:
             except FileExistsError:
                 folder = usual.with_name(f"{usual.name}-{k}")
     except OSError as error:
-        raise _unwritable(folder, error) from error
+        raise _unwritable(folder, error, goes_on=False) from error
     return folder
 
 
-def _unwritable(folder: Path, error: OSError) -> ValueError:
-    return ValueError(f"--out {folder}: cannot write there ({error}): choose a folder you may write")
+def _unwritable(folder: Path, error: OSError, *, goes_on: bool) -> ValueError:
+    # --resume takes no --out
+    advice = "make this folder writable" if goes_on else "choose a folder you may write with --out"
+    return ValueError(f"{folder}: cannot write there ({error}): {advice}")
 
 
 def open_run(folder: Path, settings: Settings, data: ZSLData) -> Settings:
@@ -52,7 +54,7 @@ def open_run(folder: Path, settings: Settings, data: ZSLData) -> Settings:
     Raises:
         ValueError: if it cannot be written, or holds a run with other settings or on other data.
     """
-    if (folder / "settings.json").exists():
+    if goes_on := (folder / "settings.json").exists():
         kept = load_settings(folder)
         check_same_run(kept, settings, folder)
         check_same_data(folder, data)
@@ -63,7 +65,7 @@ def open_run(folder: Path, settings: Settings, data: ZSLData) -> Settings:
         write_json(folder / "settings.json", settings.to_json())
         write_json(folder / "versions.json", versions())
     except OSError as error:
-        raise _unwritable(folder, error) from error
+        raise _unwritable(folder, error, goes_on=goes_on) from error
     return settings
 
 

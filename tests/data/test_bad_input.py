@@ -113,7 +113,8 @@ def test_unwritable_folder(cub, error_of, tmp_path, out):
     cub.write()
     (tmp_path / "file").touch()
     message = error_of("--out", out)
-    assert f"--out {out}: cannot write there" in message
+    assert f"error: {out}: cannot write there" in message
+    assert "choose a folder you may write with --out" in message
 
 
 @pytest.fixture
