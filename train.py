@@ -25,7 +25,7 @@ from zeromamba.settings import Settings, preset
 from zeromamba.training import evaluate_split, pick_device
 
 # What --eval may change of a checkpoint's settings: no part of the model, and nothing that training alone asks for.
-MEASURED_WITH = MACHINE_SETTINGS | {"dataset", "data_seed", "gamma", "image_size", "precision", "batch_size"}
+MEASURED_WITH = MACHINE_SETTINGS | {"dataset", "gamma", "image_size", "precision", "batch_size"}
 
 
 @dataclass(frozen=True)

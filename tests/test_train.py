@@ -238,6 +238,7 @@ def test_a_setting_out_of_range_is_named(setting, capsys):
         (("--logit-scale", "3"), "--logit-scale 1.0"),
         (("--protocol", "paper"), "--protocol validation"),
         (("--epochs", "7"), "--epochs 2"),
+        (("--data-seed", "5"), "--data-seed 0"),
     ],
     ids=lambda setting: setting[0],
 )
@@ -291,7 +292,6 @@ def test_a_run_goes_on_and_is_evaluated_where_its_data_were_moved(finished, move
 def test_data_that_changed_since_the_training_are_refused(finished, moved):
     """Else images that were trained on would count as test images, or an epoch go on among other classes."""
     checkpoint = finished[0] / "seed-0" / "model.safetensors"
-    assert "training images" in error_of("--eval", checkpoint, "--data-seed", "5")
     shutil.copy(moved / "images/class 0/0.png", moved / "images/class 0/more.png")
     (moved / "unseen.txt").write_text("class 4\n")
     for what in ("--eval", checkpoint), ("--resume", finished[0]):

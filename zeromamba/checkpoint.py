@@ -102,8 +102,7 @@ class Checkpoint:
         if different := differences(record.data, found):
             raise ValueError(
                 f"{self.source} was trained on {record.dataset!r} when it was another: {different} differ from what "
-                f"{data.name!r} is now, so that images it was trained on might count as test images; restore the data "
-                "set, or for one of your own the --data-seed that drew its test images"
+                f"{data.name!r} is now, and images it was trained on might count as test images: restore the data set"
             )
 
 
