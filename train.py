@@ -54,7 +54,7 @@ def parse(argv: list[str] | None) -> CommandLine:
     if known.resume:
         base = load_settings(Path(known.resume))
     elif ours:
-        base = replace(load_checkpoint(Path(known.eval)).settings.anywhere(), device="auto")
+        base = load_checkpoint(Path(known.eval)).settings.anywhere()
     else:
         base = preset(known.dataset, "small" if known.preset == "small" else "paper")
     command = tyro.cli(CommandLine, args=argv, default=CommandLine(**vars(base)))

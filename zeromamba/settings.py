@@ -145,7 +145,7 @@ class Settings:
 
     def anywhere(self) -> "Settings":
         """These, to use a model with that may have been trained on another machine."""
-        return replace(self, scan="auto", grad_checkpoint=False)
+        return replace(self, device="auto", scan="auto", grad_checkpoint=False)
 
     def fixed_gamma(self) -> float | None:
         """The gamma that is given rather than chosen on validation classes; None where it is to be chosen.
@@ -188,7 +188,7 @@ class Settings:
         """Plain values that `from_json` reads back; paths are absolute, to name the same from any folder."""
         values = {k: str(v.absolute()) if isinstance(v, Path) else v for k, v in asdict(self).items()}
         if self.dataset not in _PAPER:
-            values["dataset"] = str(Path(self.dataset).expanduser().absolute())
+            values["dataset"] = str(Path(self.dataset).absolute())
         return values
 
     @classmethod

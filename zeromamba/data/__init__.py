@@ -66,7 +66,7 @@ def _load(name_or_path: str, data_root: Path, seed: int, repair_word_vectors: bo
         )
     if name_or_path == "imagenet":
         return load_imagenet(data_root, seed=seed, check_images=check_images)
-    folder = Path(name_or_path).expanduser()
+    folder = Path(name_or_path)
     if not folder.is_dir():
         known = ("demo", *BENCHMARKS, "imagenet")
         raise ValueError(
