@@ -25,8 +25,8 @@ class Protocol:
 
 
 PROTOCOLS: dict[ProtocolName, Protocol] = {
-    "validation": Protocol(True, False, True, 1e-6),
-    "paper": Protocol(False, True, False, 0.0),
+    "validation": Protocol(shuffle=True, decay_everything=False, repair_word_vectors=True, sef_eps=1e-6),
+    "paper": Protocol(shuffle=False, decay_everything=True, repair_word_vectors=False, sef_eps=0.0),
 }
 
 CHECKPOINTS = Path("checkpoints")  # where released weights are looked for
@@ -40,7 +40,7 @@ PAPER_GAMMA = {
 
 @dataclass(frozen=True)
 class Settings:
-    """ZeroMamba: zero-shot learning on a Vision-Mamba backbone."""
+    """All that a run is made from. The text below each setting is its help on the command line."""
 
     dataset: str = "demo"
     """demo, cub, sun, awa2, imagenet, or a folder of your own (see the README)"""

@@ -177,8 +177,8 @@ def schedule(settings: Settings, steps_per_epoch: int) -> Callable[[int], float]
 class Fit:
     """A training run on one split, epoch by epoch, kept in `folder`.
 
-    Iterating yields each epoch's number and losses after it was trained; the state is on disk when the next one
-    starts. An interrupted fit, made anew with the same arguments, goes on where it stopped.
+    `epochs` trains; the state is on disk when the next epoch starts. An interrupted fit, made anew with the same
+    arguments, goes on where it stopped.
     """
 
     def __init__(
