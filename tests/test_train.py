@@ -43,7 +43,8 @@ def finished(tiny, tmp_path_factory):
 def test_a_run_leaves_settings_versions_results_checkpoint_and_table(finished, tiny):
     out, printed = finished
     assert Settings.from_json(json.loads((out / "settings.json").read_text()), "").image_size == 32
-    assert json.loads((out / "versions.json").read_text())["torch"] == torch.__version__
+    versions = json.loads((out / "versions.json").read_text())
+    assert (versions["torch"], versions["device"]) == (torch.__version__, "cpu"), "as --device says, GPU or not"
     results = json.loads((out / "results.json").read_text())
     (seed,) = results["seeds"]
     assert 0 <= seed["czsl"] <= 1

@@ -14,6 +14,7 @@ import torch
 from .data import ZSLData, differences, fingerprints
 from .files import read_json, write_json
 from .settings import Settings
+from .training import pick_device
 
 # What concerns the machine rather than the result: may change when a run goes on elsewhere.
 MACHINE_SETTINGS = {"data_root", "device", "workers", "check_images", "scan", "grad_checkpoint"}
@@ -52,7 +53,7 @@ def open_run(folder: Path, settings: Settings, data: ZSLData) -> Settings:
     """Make a run's folder, or check that it is this run's; returns its settings, with the seeds that it had before.
 
     Raises:
-        ValueError: if it cannot be written, or holds a run with other settings or on other data.
+        ValueError: if it cannot be written, or holds a run with other settings or on other data; as `pick_device`.
     """
     if goes_on := (folder / "settings.json").exists():
         kept = load_settings(folder)
@@ -63,7 +64,7 @@ def open_run(folder: Path, settings: Settings, data: ZSLData) -> Settings:
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / "data.json", fingerprints(data))
         write_json(folder / "settings.json", settings.to_json())
-        write_json(folder / "versions.json", versions())
+        write_json(folder / "versions.json", versions(pick_device(settings.device)))
     except OSError as error:
         raise _unwritable(folder, error, goes_on=goes_on) from error
     return settings
@@ -108,15 +109,15 @@ def check_same_data(folder: Path, data: ZSLData) -> None:
         )
 
 
-def versions() -> dict[str, str | None]:
-    """What a reader needs to repeat a run."""
+def versions(device: torch.device) -> dict[str, str | None]:
+    """What a reader needs to repeat a run on this device."""
     found: dict[str, str | None] = {"python": platform.python_version(), "machine": platform.machine()}
     for package in ("zeromamba", "torch", "triton", "numpy", "pillow", "einops"):
         try:
             found[package] = version(package)
         except PackageNotFoundError:
             found[package] = None
-    found["device"] = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+    found["device"] = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     git = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
     try:
         found["commit"] = subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
