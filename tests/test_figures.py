@@ -137,6 +137,17 @@ def test_the_class_named_beside_an_image_is_the_run_s_prediction(folder, run):
     assert np.mean(right) == pytest.approx(result(folder)["U"])
 
 
+def test_a_run_in_bf16_is_drawn_in_bf16_as_it_is_evaluated(run):
+    half = replace(run, settings=replace(run.settings, precision="bf16", batch_size=1))
+    indices = run.data.test_unseen[:2]
+    psi, _ = represent(run.model, loader(run.data, indices, half.settings), half.settings, run.device)
+    for row, i, psi_i in zip(attention_rows(half, indices, attributes=1), indices.tolist(), psi, strict=True):
+        (panel,) = row.panels
+        assert panel.psi == psi_i[run.data.attribute_names.index(panel.attribute)]
+        assert panel.M.sum() == pytest.approx(1, abs=0.01)
+        np.testing.assert_array_equal(np.asarray(row.image), np.asarray(run.data.images.load(i).resize((64, 64), 2)))
+
+
 def result(folder):
     (seed,) = json.loads((folder / "results.json").read_text())["seeds"]
     return seed

@@ -12,8 +12,8 @@ from PIL import Image
 from torch import Tensor
 
 from ..data import ImageDataset, normalise
-from ..data.pixels import resize
 from ..evaluation import Floats, predict, softmax
+from ..training import autocast
 from .run import ClassCommand, Run, at_least_one
 from .style import LINE, new_figure, readable, wrap
 
@@ -51,19 +51,19 @@ def attention_rows(run: Run, indices: Tensor, attributes: int) -> list[Row]:
     slp = getattr(model, "slp", None)
     if slp is None:
         raise ValueError(f"{run.checkpoint.source}: {run.settings.components!r} has no SLP, hence no attention map")
-    size = run.settings.image_size
-    images = ImageDataset(data.images, indices, size)
+    images = ImageDataset(data.images, indices, run.settings.image_size)
     rows = []
     for x, i in (images[j] for j in range(len(images))):
-        features = model.backbone(normalise(x[None].to(run.device)))
-        M = slp.attention(features.map)[0].double().cpu().numpy()
-        psi = model.represent(features).float().cpu()
+        with autocast(run.settings, run.device):
+            features = model.backbone(normalise(x[None].to(run.device)))
+            M = slp.attention(features.map)[0].double().cpu().numpy()
+            psi = model.represent(features).float().cpu()
         p = softmax(model.logits(psi, data.Z).double().numpy())
         (guess,) = predict(p, is_seen.numpy(), run.checkpoint.record.gamma)
         c = int(data.labels[i])
         z, top = data.Z[c], data.Z[c].abs().argsort(descending=True, stable=True)[:attributes].tolist()
         panels = tuple(Panel(data.attribute_names[a], M[a], float(psi[0, a]), float(z[a])) for a in top if z[a] != 0)
-        image, names = resize(data.images.load(i), size), data.class_names
+        image, names = Image.fromarray(x.permute(1, 2, 0).numpy()), data.class_names
         rows.append(Row(image, names[c], bool(is_seen[c]), names[guess], panels))
     return rows
 
