@@ -2,6 +2,7 @@
 
 import io
 import pickle
+import re
 import tarfile
 import zipfile
 from dataclasses import replace
@@ -12,7 +13,9 @@ from unittest.mock import Mock
 
 import numpy as np
 import pytest
+import tyro
 
+from zeromamba import embeddings
 from zeromamba.data import BENCHMARKS, get, load_dataset
 from zeromamba.data.sources import SOURCES, human, where_to_get
 
@@ -34,9 +37,21 @@ def test_every_missing_file_is_named_with_its_origin_and_size(tmp_path, capsys, 
         folder = tmp_path / ("data" if source.folder == "data" else "weights")
         for part in source.parts:
             assert f"--  {folder / part.path}  (missing)" in printed
-        assert source.origin in printed
+        assert source.origin.format(root=tmp_path / "data") in printed
         assert source.weight in printed
     assert not (tmp_path / "data").exists(), "looking changes nothing"
+
+
+def test_the_command_that_makes_word_vectors_can_be_pasted(tmp_path, capsys):
+    """From any folder, by what `get` prints and by what a loader that misses the file does."""
+    run("imagenet", "--data-root", tmp_path)
+    for text in capsys.readouterr().out, where_to_get("imagenet", tmp_path):
+        (found,) = re.findall(r"from python -m zeromamba\.embeddings (.*)", text)
+        command = tyro.cli(embeddings.CommandLine, args=found.split())
+        assert (command.dataset, command.data_root) == ("imagenet", tmp_path)
+        assert command.vectors.relative_to(tmp_path).as_posix() in {
+            part.path for source in SOURCES["imagenet"] for part in source.parts
+        }
 
 
 @pytest.mark.parametrize("name", SOURCES)

@@ -68,7 +68,7 @@ def report(command: CommandLine) -> list[Source]:
             incomplete.append(source)
             note = ", optional" * source.optional + ("" if source.direct else ", not by this command")
             weight = f" ({source.weight}{note})" if source.weight else ""
-            print(f"      {source.what}\n      from {source.origin}{weight}")
+            print(f"      {source.what}\n      from {source.origin.format(root=command.data_root)}{weight}")
     return incomplete
 
 

@@ -24,7 +24,7 @@ class Source:
     """One file to download, or what only a person can get."""
 
     what: str
-    origin: str  # the file's address, or how to get it
+    origin: str  # the file's address, or how to get it, with {root} for the folder --data-root
     parts: tuple[Part, ...]
     size: int | None = None  # bytes, exactly
     roughly: str = ""  # size for people, where it is not known exactly
@@ -170,7 +170,8 @@ SOURCES: dict[str, tuple[Source, ...]] = {
         ),
         Source(
             "word vectors of the class names",
-            "python -m zeromamba.embeddings imagenet --vectors w2v/word2vec-google-news-300.gz, below --data-root",
+            "python -m zeromamba.embeddings imagenet --data-root {root} --vectors "
+            "{root}/w2v/word2vec-google-news-300.gz",
             (Part("w2v/ImageNet_class.csv"),),
             direct=False,
         ),
@@ -200,6 +201,7 @@ def where_to_get(name: str, data_root: Path) -> str:
     for source in SOURCES[name]:
         if source.folder == "data":
             paths = ", ".join(part.path for part in source.parts)
-            lines.append(f"  {paths}{' (optional)' * source.optional}\n      {source.what}, from {source.origin}")
+            origin = source.origin.format(root=data_root)
+            lines.append(f"  {paths}{' (optional)' * source.optional}\n      {source.what}, from {origin}")
     command = f"python -m zeromamba.data.get {name} --data-root {data_root}"
     return "\n".join([*lines, f"{command}  says what is there and what is missing; --download fetches what it can"])
