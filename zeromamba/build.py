@@ -10,7 +10,7 @@ from .ablations import Baseline, WithoutGRL, WithoutSLP
 from .backbones import REGISTRY, BackboneName, build_backbone
 from .checkpoint import Checkpoint, in_zeromamba
 from .data import ZSLData, load_dataset
-from .data.sources import SOURCES
+from .data.sources import VMAMBA
 from .model import ZeroMamba, ZeroShotModel
 from .settings import Settings
 from .weights import Released, listing, load_strict
@@ -119,7 +119,7 @@ def _format_of(backbone: BackboneName, path: Path) -> Released:
         )
     if not path.is_file():
         advice = f"; get it from {entry.url}" if entry.url else ""
-        if any(part.path == entry.file for source in SOURCES["vmamba"] for part in source.parts):
+        if backbone in VMAMBA:
             advice += ", or into checkpoints/ by python -m zeromamba.data.get vmamba --download"
         raise FileNotFoundError(f"{path}: no such weights file{advice}")
     return entry.released

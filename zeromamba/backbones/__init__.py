@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
+from ..data.sources import VMAMBA
 from ..weights import Released
 from . import local_vim, local_vmamba, timm_vit, vim, vmamba
 from .interface import Backbone, Features, ImageNetClassifier
@@ -47,10 +48,10 @@ class Entry:
     needs: Callable[[], object] = lambda: None  # raises ImportError where a package that it needs cannot be imported
 
 
-def _vmamba(size: vmamba.SizeName, file: str) -> Entry:
-    url = f"https://github.com/MzeroMiko/VMamba/releases/download/%23v2cls/{file}"
-    rate = vmamba.SIZES[size].drop_path
-    return Entry(f"VMamba-{size.capitalize()}", partial(vmamba.build, size), rate, vmamba.RELEASED, url, file)
+def _vmamba(size: vmamba.SizeName) -> Entry:
+    rate, weights = vmamba.SIZES[size].drop_path, VMAMBA[size]
+    build, title = partial(vmamba.build, size), f"VMamba-{size.capitalize()}"
+    return Entry(title, build, rate, vmamba.RELEASED, weights.origin, weights.filename)
 
 
 def _deit(size: str, file: str) -> Entry:
@@ -65,9 +66,9 @@ _VIT = "vit_base_patch16_224.augreg2_in21k_ft_in1k"
 
 REGISTRY: dict[BackboneName, Entry] = {
     "nano": Entry("VMamba-Nano", partial(vmamba.build, "nano")),
-    "tiny": _vmamba("tiny", "vssm1_tiny_0230s_ckpt_epoch_264.pth"),
-    "small": _vmamba("small", "vssm_small_0229_ckpt_epoch_222.pth"),
-    "base": _vmamba("base", "vssm_base_0229_ckpt_epoch_237.pth"),
+    "tiny": _vmamba("tiny"),
+    "small": _vmamba("small"),
+    "base": _vmamba("base"),
     "vim-small": Entry("Vim-Small", partial(Vim, 384, 24), 0.05, vim.RELEASED, _VIM, "vim_s_midclstok_80p5acc.pth"),
     "localvim-tiny": Entry(
         "LocalVim-Tiny",

@@ -1,4 +1,4 @@
-"""Where every file of a data set comes from: the one table that messages, the check and the download read.
+"""Where every file of a data set comes from, and VMamba: the one table that messages, checks and downloads read.
 
 Sizes and hashes are those that public code checks these files against, named beside each; where there is none, what
 arrives is checked by its length alone.
@@ -75,7 +75,7 @@ def _vectors(name: str, attributes: int, size: int, sha256: str) -> Source:
     )
 
 
-def _vmamba(file: str, roughly: str, *, size: int | None = None, digest: str = "") -> Source:
+def _vmamba(file: str, roughly: str = "", *, size: int | None = None, digest: str = "") -> Source:
     return Source(
         "VMamba, pretrained on ImageNet-1K",
         f"https://github.com/MzeroMiko/VMamba/releases/download/%23v2cls/{file}",
@@ -87,13 +87,17 @@ def _vmamba(file: str, roughly: str, *, size: int | None = None, digest: str = "
     )
 
 
-# size and hash: dream_exe's model_assets manifest, entry "sinref6d-vmamba"
-_SMALL = _vmamba(
-    "vssm_small_0229_ckpt_epoch_222.pth",
-    "",
-    size=200_732_814,
-    digest="sha256:c540366e366d81acf69251810e7ea7268e0ca8bcb6843f3b773c1f0105bd30cb",
-)
+# by the name of the backbone
+VMAMBA: dict[str, Source] = {
+    "tiny": _vmamba("vssm1_tiny_0230s_ckpt_epoch_264.pth", "about 0.12 GB"),
+    # size and hash: dream_exe's model_assets manifest, entry "sinref6d-vmamba"
+    "small": _vmamba(
+        "vssm_small_0229_ckpt_epoch_222.pth",
+        size=200_732_814,
+        digest="sha256:c540366e366d81acf69251810e7ea7268e0ca8bcb6843f3b773c1f0105bd30cb",
+    ),
+    "base": _vmamba("vssm_base_0229_ckpt_epoch_237.pth", "about 0.36 GB"),
+}
 
 SOURCES: dict[str, tuple[Source, ...]] = {
     "cub": (
@@ -109,7 +113,7 @@ SOURCES: dict[str, tuple[Source, ...]] = {
         ),
         _split("CUB"),
         _vectors("CUB", 312, 748_962, "35261deef657d26c0886d6f49842aefe237708fc7f5b4e4d76c790e47446fa88"),
-        _SMALL,
+        VMAMBA["small"],
     ),
     "sun": (
         Source(
@@ -128,7 +132,7 @@ SOURCES: dict[str, tuple[Source, ...]] = {
         ),
         _split("SUN"),
         _vectors("SUN", 102, 244_961, "cb90a74a9d3a43e2a7282861130760cb655e6d753b6cc4235a4c7136154b1fb3"),
-        _SMALL,
+        VMAMBA["small"],
     ),
     "awa2": (
         Source(
@@ -143,7 +147,7 @@ SOURCES: dict[str, tuple[Source, ...]] = {
         ),
         _split("AWA2"),
         _vectors("AWA2", 85, 204_161, "675cd9fdc7a8dce6881c2681efe2ab4e27d2ee545ad0fad210e485f5414cb754"),
-        _SMALL,
+        VMAMBA["small"],
     ),
     "imagenet": (
         Source(
@@ -185,13 +189,9 @@ SOURCES: dict[str, tuple[Source, ...]] = {
             digest="md5:a5e5354d40acb95f9ec66d5977d140ef",
             optional=True,
         ),
-        _SMALL,
+        VMAMBA["small"],
     ),
-    "vmamba": (
-        _vmamba("vssm1_tiny_0230s_ckpt_epoch_264.pth", "about 0.12 GB"),
-        _SMALL,
-        _vmamba("vssm_base_0229_ckpt_epoch_237.pth", "about 0.36 GB"),
-    ),
+    "vmamba": tuple(VMAMBA.values()),
 }
 
 
