@@ -300,7 +300,7 @@ def test_data_that_changed_since_the_training_are_refused(finished, moved):
         assert "unseen classes" in message
         assert "training images" in message
     (moved / "attributes.csv").write_text((moved / "attributes.csv").read_text().replace("large", "big"))
-    assert "without 'large', with 'big' more" in error_of("--eval", checkpoint, "--dataset", moved)
+    assert "without 'large', with the unknown 'big'" in error_of("--eval", checkpoint, "--dataset", moved)
 
 
 def test_a_run_finds_its_data_from_any_folder(tiny, tmp_path, monkeypatch):

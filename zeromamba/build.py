@@ -11,9 +11,10 @@ from .backbones import REGISTRY, BackboneName, build_backbone
 from .checkpoint import Checkpoint, in_zeromamba
 from .data import ZSLData, load_dataset
 from .data.sources import VMAMBA
+from .messages import listing
 from .model import ZeroMamba, ZeroShotModel
 from .settings import Settings
-from .weights import Released, listing, load_strict
+from .weights import Released, load_strict
 
 PRETRAINED_PARTS = ("backbone.", "grl.head.")  # what an ImageNet checkpoint covers
 

@@ -15,9 +15,10 @@ from torch import Tensor
 
 from .backbones import vmamba
 from .data import ZSLData, differences, fingerprints
+from .messages import listing
 from .model import ZeroShotModel
 from .settings import Settings
-from .weights import Released, State, listing, load_safetensors, read_torch, save_safetensors
+from .weights import Released, State, load_safetensors, read_torch, save_safetensors
 
 # Released name -> ours of what ZeroMamba adds.
 ZEROMAMBA_KEYS = {
@@ -111,12 +112,8 @@ def _unlike(ours: tuple[str, ...], theirs: tuple[str, ...]) -> str:
     lacking, more = ([n for n in a if n not in b] for a, b in ((ours, theirs), (theirs, ours)))
     if not lacking and not more:
         return "the same in another order"
-    parts = ((f"without {_some(lacking)}", lacking), (f"with {_some(more)} more", more))
-    return ", ".join(text for text, names in parts if names)
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(map(repr, names[:3])) + (", ..." if len(names) > 3 else "")
+    parts = {"without": lacking, "with the unknown": more}
+    return ", ".join(f"{how} {listing(map(repr, names))}" for how, names in parts.items() if names)
 
 
 def save_checkpoint(path: Path, model: ZeroShotModel, data: ZSLData, record: Record) -> None:

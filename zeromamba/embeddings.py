@@ -28,6 +28,7 @@ from zeromamba.data.sources import where_to_get
 from zeromamba.entry import ends_in_a_line, expand_home
 from zeromamba.extras import how_to_install
 from zeromamba.files import atomic_write
+from zeromamba.messages import listing
 
 
 class WordVectors(Container[str], Protocol):
@@ -211,13 +212,11 @@ def make(command: CommandLine, names: tuple[str, ...], vectors: WordVectors) -> 
         synonyms = read_class_names(command.data_root)
         unnamed = [wnid for wnid in names if wnid not in synonyms]
         if unnamed:
-            raise ValueError(f"{command.data_root / FOLDER}: no name for the classes {', '.join(unnamed[:5])}")
+            raise ValueError(f"{command.data_root / FOLDER}: no name for the classes {listing(unnamed)}")
         array = np.stack([class_vector(synonyms[wnid], vectors) for wnid in names])
         lacking = [f"{names[i]} ({', '.join(synonyms[names[i]])})" for i in np.flatnonzero(~array.any(1))]
         if lacking:
-            raise ValueError(
-                f"{command.vectors}: no word of {len(lacking)} classes is in it: {'; '.join(lacking[:10])}"
-            )
+            raise ValueError(f"{command.vectors}: no word of {len(lacking)} classes is in it: {listing(lacking, '; ')}")
         return array
     recipe, rows = RECIPES.get(command.dataset, OWN), []
     for name in names:

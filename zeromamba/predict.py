@@ -65,7 +65,7 @@ def read_classes(path: Path, attribute_names: tuple[str, ...]) -> tuple[tuple[st
         unknown = [name for name in columns if name not in attribute_names]
         raise ValueError(
             f"{path}: its columns are not the checkpoint's {len(attribute_names)} attributes: missing: "
-            f"{with_near_matches(missing, ()) or 'none'}; unknown: {with_near_matches(unknown, missing) or 'none'}"
+            f"{with_near_matches(missing, ())}; unknown: {with_near_matches(unknown, missing)}"
         )
     order = [columns.index(name) for name in attribute_names]
     Z, _ = unit_prototypes(np.stack([row[order] for row in rows.values()]), tuple(rows), str(path))

@@ -4,7 +4,7 @@ Strictly: a key that no rule knows, a missing one, or a tensor of another shape 
 """
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from .files import atomic_write
+from .messages import listing
 
 State = dict[str, Tensor]
 
@@ -41,7 +42,7 @@ class Released:
         if not isinstance(content.get(self.under), dict):
             raise ValueError(
                 f"{path}: expected a {self.model} checkpoint with its weights under {self.under!r}; "
-                f"it has {listing(content)}"
+                f"it has {listing(sorted(map(str, content)))}"
             )
         return self.rename(content[self.under], source=path)
 
@@ -67,7 +68,7 @@ class Released:
                 except ValueError as error:
                     raise ValueError(f"{source}: {name}: {error}") from error
         if unknown:
-            raise ValueError(f"{source}: keys that {self.model} has no place for: {listing(unknown)}")
+            raise ValueError(f"{source}: keys that {self.model} has no place for: {listing(sorted(unknown))}")
         return state
 
 
@@ -97,7 +98,7 @@ def load_strict(
         "of another shape": wrong,
     }
     if any(problems.values()):
-        found = "; ".join(f"{what}: {listing(names)}" for what, names in problems.items() if names)
+        found = "; ".join(f"{what}: {listing(sorted(names))}" for what, names in problems.items() if names)
         raise ValueError(f"{source}: the weights do not fit the model (another size, data set or variant?). {found}")
     module.load_state_dict(state, strict=False)
 
@@ -156,9 +157,3 @@ def _existing(path: str | Path) -> Path:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such weights file")
     return path
-
-
-def listing(names: Iterable[str], most: int = 8) -> str:
-    names = sorted(map(str, names))
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more if names else "nothing"

@@ -140,6 +140,12 @@ def test_mistake_in_a_text_file(pets, file, old, new, message):
         load(pets)
 
 
+def test_of_many_names_the_first_are_listed_and_the_others_counted(pets):
+    (pets / "unseen.txt").write_text("\n".join(f"yak {i}" for i in range(1, 12)))
+    with pytest.raises(ValueError, match=r"no folder for 'yak 1', .*, 'yak 8', and 3 more; unseen classes"):
+        load(pets)
+
+
 def test_what_hardly_tells_classes_apart_is_noted(pets):
     assert not any("apart" in note for note in load(pets).notes)
     edit(pets / "attributes.csv", "dög,4,0,3", "dög,4,0,1.01")

@@ -10,6 +10,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from ..messages import listing
+
 # Cosines of two prototypes; of the published data sets, CUB has the two nearest classes, at 0.996.
 SAME = 1 - 1e-6
 ALIKE = 0.999
@@ -161,14 +163,14 @@ def seen_and_unseen(
     for name in (trainval, test_seen):
         both = classes[name][torch.isin(classes[name], classes[test_unseen])]
         if len(both):
-            names = ", ".join(repr(class_names[c]) for c in both[:5])
+            names = listing(repr(class_names[c]) for c in both)
             raise ValueError(
                 f"{source}: {len(both)} classes are both seen ({name}) and unseen ({test_unseen}): {names}; "
                 "a class must be one or the other"
             )
     untrained = classes[test_seen][~torch.isin(classes[test_seen], classes[trainval])]
     if len(untrained):
-        names = ", ".join(repr(class_names[c]) for c in untrained[:5])
+        names = listing(repr(class_names[c]) for c in untrained)
         raise ValueError(f"{source}: classes of {test_seen} have no image in {trainval}: {names}")
     return classes[trainval], classes[test_unseen]
 
@@ -214,15 +216,14 @@ def require_distinct(Z: Tensor, class_names: tuple[str, ...], source: str) -> tu
     """
     cosine = (Z.double() @ Z.double().T).triu(1)
 
-    def above(least: float) -> str:
-        pairs = [f"{class_names[a]!r} and {class_names[b]!r}" for a, b in (cosine > least).nonzero().tolist()]
-        return ", ".join(pairs[:5]) + (f" and {len(pairs) - 5} pairs more" if len(pairs) > 5 else "")
+    def above(least: float) -> list[str]:
+        return [f"{class_names[a]!r} and {class_names[b]!r}" for a, b in (cosine > least).nonzero().tolist()]
 
     if same := above(SAME):
         raise ValueError(
-            f"{source}: nothing tells {same} apart: their attributes are the same, or the same times a number, which "
-            "scaling to unit length takes away; add an attribute in which they differ, or remove one"
+            f"{source}: nothing tells {listing(same)} apart: their attributes are the same, or the same times a number, "
+            "which scaling to unit length takes away; add an attribute in which they differ, or remove one"
         )
     if alike := above(ALIKE):
-        return (f"{source}: hardly anything tells {alike} apart (cosine of their attributes above {ALIKE})",)
+        return (f"{source}: hardly anything tells {listing(alike)} apart (cosine of their attributes above {ALIKE})",)
     return ()

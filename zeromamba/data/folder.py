@@ -24,6 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..messages import listing
 from .base import ZSLData, choose_validation_classes, require_distinct, seen_and_unseen, stratified, unit_prototypes
 from .pixels import ImageFiles, check_files
 from .word_vectors import orthonormal, word_vectors
@@ -150,7 +151,7 @@ def require_images(root: Path, files: Mapping[str, Sequence[str]], least: int) -
     if few:
         raise ValueError(
             f"{root}: fewer than {least} images ({' '.join(SUFFIXES)}) directly in {len(few)} of {len(files)} class "
-            f"folders that need them: {', '.join(few[:10])}; add images or remove the folder"
+            f"folders that need them: {listing(few)}; add images or remove the folder"
         )
 
 
@@ -191,7 +192,7 @@ def copies_note(images: ImageFiles, same: Sequence[list[int]], trainval: Tensor,
     if not both:
         return ()
     count = sum(len(tested.intersection(group)) for group in both)
-    listed = ", ".join(" = ".join(images.place(i) for i in group) for group in both[:5])
+    listed = listing(" = ".join(images.place(i) for i in group) for group in both)
     return (f"{images.root}: {count} test pictures are also training pictures: {listed}",)
 
 
@@ -287,7 +288,7 @@ def read_unseen(path: Path, class_names: Sequence[str]) -> set[str]:
 def with_near_matches(names: Sequence[str], known: Iterable[str]) -> str:
     """Names that are not known, for a message, each with the known one that it may be meant for."""
     near = near_matches(names, known)
-    return ", ".join(f"{name!r} (is it {near[name]!r}?)" if name in near else repr(name) for name in names[:10])
+    return listing(f"{name!r} (is it {near[name]!r}?)" if name in near else repr(name) for name in names)
 
 
 def near_matches(names: Iterable[str], known: Iterable[str]) -> dict[str, str]:

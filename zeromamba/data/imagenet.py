@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..messages import listing
 from .base import ZSLData, choose_validation_classes, seen_and_unseen, stratified, unit_prototypes
 from .folder import read_image_folders, read_table
 from .pixels import ImageFiles, check_files
@@ -46,7 +47,7 @@ def load_imagenet(data_root: Path, *, seed: int, check_images: bool) -> ZSLData:
     for source, known in ((root, names), (table, vectors)):
         lacking = [wnid for wnid in wnids if wnid not in known]
         if lacking:
-            raise ValueError(f"{source}: nothing on {len(lacking)} of the classes in train/: {', '.join(lacking[:5])}")
+            raise ValueError(f"{source}: nothing on {len(lacking)} of the classes in train/: {listing(lacking)}")
     class_names = tuple(f"{wnid} {names[wnid][0]}" for wnid in wnids)
     Z, notes = unit_prototypes(np.stack([vectors[wnid] for wnid in wnids]), class_names, str(table))
     parts, unseen_classes, tested = draw(root, files, seed)

@@ -1,11 +1,10 @@
 """From image files to tensors: read, resize to a square; and normalise as ImageNet models expect, on any device."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 import torch
@@ -13,14 +12,13 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from ..messages import listing
 from .base import ImageSource
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # SyntaxError: a broken PNG
-LISTED = 10  # how many bad files an error lists
-
-T = TypeVar("T")
+LINES = "\n  "  # between the bad files that an error lists
 
 
 class ImageFiles:
@@ -143,7 +141,8 @@ def check_files(images: ImageFiles, advice: str, *, decode: bool = True) -> None
     missing = [path for path in images.paths if not (images.root / path).is_file()]
     if missing:
         raise FileNotFoundError(
-            f"{len(missing)} of {len(images)} images are missing under {images.root}:\n{_listing(missing)}\n{advice}"
+            f"{len(missing)} of {len(images)} images are missing under {images.root}:\n  "
+            f"{listing(missing, LINES)}\n{advice}"
         )
 
     def problem(i: int) -> str | None:
@@ -156,20 +155,10 @@ def check_files(images: ImageFiles, advice: str, *, decode: bool = True) -> None
         return None
 
     if decode:
-        broken = [text for text in _for_all(problem, len(images)) if text is not None]
+        with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow decodes outside the interpreter's lock
+            broken = list(filter(None, pool.map(problem, range(len(images)))))
         if broken:
             raise ValueError(
-                f"{len(broken)} of {len(images)} images cannot be decoded:\n{_listing(broken)}\n"
+                f"{len(broken)} of {len(images)} images cannot be decoded:\n  {listing(broken, LINES)}\n"
                 "Copy or download these files again, or save them in another form."
             )
-
-
-def _listing(items: Sequence[str]) -> str:
-    more = [f"... and {len(items) - LISTED} more"] if len(items) > LISTED else []
-    return "\n".join(f"  {item}" for item in [*items[:LISTED], *more])
-
-
-def _for_all(function: Callable[[int], T], count: int) -> list[T]:
-    """function(0), ..., function(count - 1), on threads: Pillow decodes outside the interpreter's lock."""
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return list(pool.map(function, range(count)))
