@@ -46,20 +46,21 @@ class Released:
             )
         return self.rename(content[self.under], source=path)
 
-    def rename(self, released: Mapping[str, Tensor], source: str | Path) -> State:
+    def rename(self, released: Mapping[Any, Any], source: str | Path) -> State:
         """Rename a released state dict to ours; `source` names it in errors.
 
         Raises:
-            ValueError: a key is not of this model, two are the same parameter, or a layout is impossible.
+            ValueError: a key is not of this model, or not of a tensor, two are the same parameter, or a layout is
+                impossible.
         """
         patterns = [(_pattern(key), ours) for key, ours in self.keys.items()]
         state: State = {}
         unknown = []
         for key, tensor in released.items():
-            matches = ((pattern.fullmatch(key), ours) for pattern, ours in patterns)
+            matches = ((pattern.fullmatch(str(key)), ours) for pattern, ours in patterns)
             name = next((ours.format(**match.groupdict()) for match, ours in matches if match), None)
             if name is None or not isinstance(tensor, Tensor):
-                unknown.append(key)
+                unknown.append(str(key))
             elif name in state:
                 raise ValueError(f"{source}: two keys for {name}, the second is {key!r}; keep one")
             else:

@@ -221,8 +221,8 @@ def require_distinct(Z: Tensor, class_names: tuple[str, ...], source: str) -> tu
 
     if same := above(SAME):
         raise ValueError(
-            f"{source}: nothing tells {listing(same)} apart: their attributes are the same, or the same times a number, "
-            "which scaling to unit length takes away; add an attribute in which they differ, or remove one"
+            f"{source}: nothing tells {listing(same)} apart: their attributes are the same, or the same times a "
+            "number, which scaling to unit length takes away; add an attribute in which they differ, or remove one"
         )
     if alike := above(ALIKE):
         return (f"{source}: hardly anything tells {listing(alike)} apart (cosine of their attributes above {ALIKE})",)
