@@ -6,11 +6,10 @@ of `Record`.
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from .backbones import vmamba
@@ -63,7 +62,23 @@ class Record:
     class_names: tuple[str, ...]
     seen: tuple[int, ...]  # class indices trained on
     attribute_names: tuple[str, ...]
-    data: dict[str, str] = field(default_factory=dict)  # `fingerprints` of what it was trained on; none: not known
+    data: dict[str, str]  # `fingerprints` of what it was trained on
+
+    @classmethod
+    def of(cls, data: ZSLData, *, settings: Settings, seed: int, epoch: int, gamma: float, chosen_by: str) -> "Record":
+        """The record of a model for `data`."""
+        return cls(
+            settings=settings.to_json(),
+            seed=seed,
+            epoch=epoch,
+            gamma=gamma,
+            chosen_by=chosen_by,
+            dataset=data.name,
+            class_names=data.class_names,
+            seen=tuple(data.seen.tolist()),
+            attribute_names=data.attribute_names,
+            data=fingerprints(data),
+        )
 
     @property
     def seen_names(self) -> frozenset[str]:
@@ -95,10 +110,6 @@ class Checkpoint:
                     f"{self.source} is a checkpoint of {record.dataset!r} with {len(ours)} {what}, but {data.name!r} "
                     f"has {len(theirs)}, {_unlike(ours, theirs)}: give the data set it was trained on"
                 )
-        if not record.data:
-            raise ValueError(
-                f"{self.source} does not say what it was trained on: the version that wrote it measures it"
-            )
         found = {part: digest for part, digest in fingerprints(data).items() if part in TRAINED_ON}
         if different := differences(record.data, found):
             raise ValueError(
@@ -156,18 +167,8 @@ def adopt_released(path: Path, settings: Settings, data: ZSLData, gamma: float |
             f"{path} has {state['slp.V'].shape[0]} attributes, but {data.name!r} has {data.Z.shape[1]}: "
             "give the data set it was trained on with --dataset"
         )
-    record = Record(
-        settings=settings.to_json(),
-        seed=0,
-        epoch=0,
-        gamma=gamma,
-        chosen_by="released checkpoint: best epoch on test images, gamma fixed by hand",
-        dataset=data.name,
-        class_names=data.class_names,
-        seen=tuple(torch.sort(data.seen).values.tolist()),
-        attribute_names=data.attribute_names,
-        data=fingerprints(data),
-    )
+    chosen_by = "released checkpoint: best epoch on test images, gamma fixed by hand"
+    record = Record.of(data, settings=settings, seed=0, epoch=0, gamma=gamma, chosen_by=chosen_by)
     return Checkpoint(record, state, data.Z, path)
 
 

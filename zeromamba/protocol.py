@@ -16,7 +16,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from .build import build_model
 from .checkpoint import Record, save_checkpoint
-from .data import ZSLData, fingerprints, validation_split
+from .data import ZSLData, validation_split
 from .evaluation import Evaluation
 from .files import read_json, write_json
 from .model import ZeroShotModel
@@ -131,20 +131,11 @@ class SeedRun:
                 print(f"seed {self.seed}  {name}  epoch {record['epoch']}/{epochs}  {shown}", flush=True)
 
     def _save(self, name: str, model: ZeroShotModel, epoch: int, gamma: float) -> None:
-        data = self.data
-        record = Record(
-            settings=self.settings.to_json(),
-            seed=self.seed,
-            epoch=epoch,
-            gamma=gamma,
-            chosen_by=self.settings.chosen_by,
-            dataset=data.name,
-            class_names=data.class_names,
-            seen=tuple(data.seen.tolist()),
-            attribute_names=data.attribute_names,
-            data=fingerprints(data),
+        settings = self.settings
+        record = Record.of(
+            self.data, settings=settings, seed=self.seed, epoch=epoch, gamma=gamma, chosen_by=settings.chosen_by
         )
-        save_checkpoint(self.folder / name, model, data, record)
+        save_checkpoint(self.folder / name, model, self.data, record)
 
     def _by_name(self, evaluation: Evaluation) -> dict[str, dict[str, float]]:
         return per_class_by_name(evaluation, self.data)
