@@ -13,8 +13,11 @@ from zeromamba.ablations import Baseline
 from zeromamba.backbones import ImageNetClassifier, build_backbone
 from zeromamba.backbones.vmamba import RELEASED, VMamba
 from zeromamba.build import load_pretrained
-from zeromamba.checkpoint import from_released_zeromamba, load_released_zeromamba
+from zeromamba.checkpoint import RELEASED as ZEROMAMBA
+from zeromamba.checkpoint import adopt_released
+from zeromamba.data import load_demo
 from zeromamba.model import ZeroMamba
+from zeromamba.settings import Settings
 from zeromamba.weights import load_safetensors, load_strict, save_safetensors
 
 
@@ -89,6 +92,11 @@ def test_a_key_of_another_vmamba_is_refused(checkpoint, key):
         RELEASED.rename(checkpoint | {key: torch.ones(1)}, "vssm.pth")
 
 
+def test_entries_that_are_no_named_tensors_are_refused(checkpoint):
+    with pytest.raises(ValueError, match=r"vssm\.pth: keys that VMamba v2 has no place for: 0, classifier\.head\.bias"):
+        RELEASED.rename(checkpoint | {0: torch.ones(1), "classifier.head.bias": None}, "vssm.pth")
+
+
 def test_one_parameter_under_two_names_and_routes_that_do_not_divide_are_refused(checkpoint):
     key = "layers.0.blocks.0.op.x_proj_weight"
     with pytest.raises(ValueError, match=r"two keys for backbone\.stages\.0\.blocks\.0\.ss2d\.x_proj"):
@@ -111,9 +119,8 @@ def test_a_pickle_that_would_run_code_is_refused_and_does_not_run(tmp_path):
     torch.save({"model": Harmful()}, tmp_path / "harmful.pth")
     (tmp_path / "plain.pth").write_bytes(pickle.dumps(Harmful(), protocol=2))
     for name in ("harmful.pth", "plain.pth"):
-        for read in (RELEASED.load, load_released_zeromamba):
-            with pytest.raises(ValueError, match=f"{name}: refused, reading it could run code .*mkdir"):
-                read(tmp_path / name)
+        with pytest.raises(ValueError, match=f"{name}: refused, reading it could run code .*mkdir"):
+            RELEASED.load(tmp_path / name)
     assert not (tmp_path / "ran").exists()
 
 
@@ -173,7 +180,7 @@ def test_an_imagenet_checkpoint_without_the_head_that_is_kept_or_that_is_missing
 def test_psi_is_the_numbers_that_the_released_zeromamba_gave(tmp_path, frozen):
     torch.save(released.formula_state(frozen.zeromamba), tmp_path / "CUB_bestGZSL.pth")
     model = zeromamba().eval()
-    load_strict(model, load_released_zeromamba(tmp_path / "CUB_bestGZSL.pth"), "CUB_bestGZSL.pth")
+    load_strict(model, ZEROMAMBA.load(tmp_path / "CUB_bestGZSL.pth"), "CUB_bestGZSL.pth")
     assert released.relative_difference(model(frozen.images), frozen.psi) < 1e-4
 
 
@@ -185,7 +192,7 @@ def test_psi_is_that_of_the_released_zeromamba_run_beside_ours():
     state = released.formula_state({name: tensor.shape for name, tensor in theirs.state_dict().items()})
     theirs.load_state_dict(state)
     ours = ZeroMamba(build_backbone("small"), torch.ones(released.ATTRIBUTES, 300), "released").eval()
-    load_strict(ours, from_released_zeromamba(state, "released"), "released")
+    load_strict(ours, ZEROMAMBA.rename(state, "released"), "released")
     images = 2 * released.formula((1, 3, 224, 160), seed=0)
     psi = released.zeromamba_psi(repo, theirs, images)
     difference = released.relative_difference(ours(images), psi)
@@ -193,15 +200,16 @@ def test_psi_is_that_of_the_released_zeromamba_run_beside_ours():
     assert difference < 1e-4
 
 
-def test_released_zeromamba_with_a_bias_or_without_a_part_is_refused(frozen):
+def test_released_zeromamba_with_a_bias_or_without_a_part_is_refused(frozen, tmp_path):
     state = released.formula_state(frozen.zeromamba)
     with pytest.raises(ValueError, match=r"CUB\.pth: keys that ZeroMamba has no place for: clf_head\.bias"):
-        from_released_zeromamba(state | {"clf_head.bias": torch.ones(7)}, "CUB.pth")
+        ZEROMAMBA.rename(state | {"clf_head.bias": torch.ones(7)}, "CUB.pth")
     with pytest.raises(ValueError, match=r"no place for: classifier\.head\.bias"):
-        from_released_zeromamba(state | {"classifier.head.bias": torch.ones(1000)}, "CUB.pth")
+        ZEROMAMBA.rename(state | {"classifier.head.bias": torch.ones(1000)}, "CUB.pth")
     del state["VisionMamba.classifier2.V"]
-    with pytest.raises(ValueError, match=r"CUB\.pth: .*VisionMamba\.classifier2\.V missing"):
-        from_released_zeromamba(state, "CUB.pth")
+    torch.save(state, tmp_path / "CUB.pth")
+    with pytest.raises(ValueError, match=r"CUB\.pth: .*it lacks VisionMamba\.classifier2\.V"):
+        adopt_released(tmp_path / "CUB.pth", Settings(), load_demo(), gamma=0.3)
 
 
 def test_safetensors_return_bits_and_metadata(tmp_path):

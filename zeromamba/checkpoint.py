@@ -5,7 +5,6 @@ of `Record`.
 """
 
 import json
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from .data import ZSLData, differences, fingerprints
 from .messages import listing
 from .model import ZeroShotModel
 from .settings import Settings
-from .weights import Released, State, load_safetensors, read_torch, save_safetensors
+from .weights import Released, load_safetensors, save_safetensors
 
 # Released name -> ours of what ZeroMamba adds.
 ZEROMAMBA_KEYS = {
@@ -158,10 +157,13 @@ def adopt_released(path: Path, settings: Settings, data: ZSLData, gamma: float |
     """Read a `{CUB,SUN,AWA2}_best{CZSL,GZSL}.pth` of the released code as a checkpoint on `data`.
 
     Raises:
-        ValueError: as `check_adoptable` and `load_released_zeromamba`, or for another number of attributes.
+        FileNotFoundError, ValueError: as `check_adoptable` and `Released.load`, if it lacks a part of ZeroMamba, or
+            for another number of attributes.
     """
     gamma = check_adoptable(path, settings, gamma)
-    state = load_released_zeromamba(path)
+    state = RELEASED.load(path)
+    if missing := [key for key, ours in ZEROMAMBA_KEYS.items() if ours not in state]:
+        raise ValueError(f"{path}: expected a released ZeroMamba checkpoint, it lacks {listing(missing)}")
     if state["slp.V"].shape[0] != data.Z.shape[1]:
         raise ValueError(
             f"{path} has {state['slp.V'].shape[0]} attributes, but {data.name!r} has {data.Z.shape[1]}: "
@@ -183,23 +185,3 @@ def check_adoptable(path: Path, settings: Settings, gamma: float | None) -> floa
     if settings.variant != "released":
         raise ValueError(f"{path} is a checkpoint of the released code: it needs --variant released")
     return gamma
-
-
-def load_released_zeromamba(path: str | Path) -> State:
-    """The state of a `ZeroMamba`, variant "released", from a released file, {CUB,SUN,AWA2}_best{CZSL,GZSL}.pth.
-
-    Raises:
-        FileNotFoundError, ValueError: there is no such file, it would run code, or a key of it is missing or not
-            of ZeroMamba.
-    """
-    return from_released_zeromamba(read_torch(path), source=path)
-
-
-def from_released_zeromamba(released: Mapping[str, Tensor], source: str | Path) -> State:
-    """Rename a released ZeroMamba state dict to that of `ZeroMamba`; `source` names it in errors."""
-    if missing := ZEROMAMBA_KEYS.keys() - released.keys():
-        raise ValueError(
-            f"{source}: expected a released ZeroMamba checkpoint; {listing(missing)} missing, "
-            f"it has {listing(released)}"
-        )
-    return RELEASED.rename(released, source)
