@@ -19,7 +19,7 @@ from zeromamba.data import ZSLData
 from zeromamba.entry import ends_in_a_line, expand_home
 from zeromamba.files import write_json
 from zeromamba.model import ZeroShotModel
-from zeromamba.protocol import SeedRun, final_split, per_class_by_name, summary
+from zeromamba.protocol import SeedRun, final_split, summary
 from zeromamba.runs import MACHINE_SETTINGS, first_change, load_settings, new_folder, open_run
 from zeromamba.settings import Settings, preset
 from zeromamba.training import evaluate_split, pick_device
@@ -93,9 +93,8 @@ def evaluate(
         if measured != trained:
             chosen_by += f"; measured with --{name.replace('_', '-')} {measured}, trained with {trained}"
     evaluation = evaluate_split(model.to(device), data, final_split(data), settings, gamma, device)
-    per_class = per_class_by_name(evaluation, data)
-    result = {**summary(evaluation), "chosen_by": chosen_by, "per_class": per_class}
-    for name, accuracy in per_class["gzsl"].items():
+    result = {**summary(evaluation), "chosen_by": chosen_by, "per_class": evaluation.per_class}
+    for name, accuracy in evaluation.per_class["gzsl"].items():
         print(f"{100 * accuracy:6.1f}  {name}" + ("" if name in record.seen_names else "  (unseen)"))
     table = report.show(report.result_table(settings, data, [result]))
     if folder:  # which may be the run's own

@@ -88,11 +88,11 @@ def test_ausuc_of_a_known_curve():
 
 def test_evaluate_reports_czsl_among_unseen_candidates_only():
     logits = np.array([[5.0, 1, 0], [9, 1, 2], [9, 3, 2]])  # all three look like the seen class 0
-    result = evaluate(logits, np.array([0, 2, 1]), np.array([True, False, False]), gamma=0.0)
+    result = evaluate(logits, np.array([0, 2, 1]), np.array([True, False, False]), ["ant", "bee", "cat"], gamma=0.0)
     assert result.czsl == 1.0
     assert (result.gzsl.S, result.gzsl.U, result.gzsl.H) == (1.0, 0.0, 0.0)
-    assert result.per_class["czsl"] == {1: 1.0, 2: 1.0}
-    assert result.per_class["gzsl"] == {0: 1.0, 1: 0.0, 2: 0.0}
+    assert result.per_class["czsl"] == {"bee": 1.0, "cat": 1.0}
+    assert result.per_class["gzsl"] == {"ant": 1.0, "bee": 0.0, "cat": 0.0}
 
 
 def test_a_curve_without_unseen_images_is_an_error():

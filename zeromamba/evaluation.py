@@ -4,6 +4,7 @@ Everything here works on class probabilities and labels in NumPy; the same funct
 test and `--eval`.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,14 +32,14 @@ class GZSL:
 class Evaluation:
     """One model on one split; accuracies are fractions.
 
-    `per_class` holds the top-1 accuracy of each class present: unseen classes among unseen candidates under "czsl",
-    every class among all candidates under "gzsl".
+    `per_class` holds the top-1 accuracy of each class present, by name: unseen classes among unseen candidates under
+    "czsl", every class among all candidates under "gzsl".
     """
 
     czsl: float
     gzsl: GZSL
     ausuc: float
-    per_class: dict[str, dict[int, float]]
+    per_class: dict[str, dict[str, float]]
 
 
 def per_class_accuracy(predicted: Ints, labels: Ints) -> dict[int, float]:
@@ -125,17 +126,17 @@ def seen_unseen_curve(p: Floats, labels: Ints, seen: Bools) -> Curve:
     return Curve(steps, S, U)
 
 
-def evaluate(logits: Floats, labels: Ints, seen: Bools, gamma: float | None) -> Evaluation:
+def evaluate(logits: Floats, labels: Ints, seen: Bools, class_names: Sequence[str], gamma: float | None) -> Evaluation:
     """Evaluate class scores by the protocol.
 
     Args:
         logits: (m, c) scores before the softmax, over all candidates, of seen and unseen images.
         labels: (m,) indices into the candidates.
         seen: (c,) which candidates are seen.
+        class_names: (c,) names of the candidates.
         gamma: calibration coefficient; None takes the one with the highest H on these very images, for validation
             images only.
     """
-    logits = logits.astype(np.float64)
     p = softmax(logits)
     curve = seen_unseen_curve(p, labels, seen)
     if gamma is None:
@@ -149,4 +150,6 @@ def evaluate(logits: Floats, labels: Ints, seen: Bools, gamma: float | None) -> 
     unseen_images = ~seen[labels]
     among_unseen = np.argmax(np.where(seen, -np.inf, logits[unseen_images]), axis=-1)
     czsl = per_class_accuracy(among_unseen, labels[unseen_images])
-    return Evaluation(class_mean(czsl), gzsl, curve.ausuc, {"czsl": czsl, "gzsl": accuracies})
+    by_position = {"czsl": czsl, "gzsl": accuracies}
+    per_class = {kind: {class_names[c]: a for c, a in values.items()} for kind, values in by_position.items()}
+    return Evaluation(class_mean(czsl), gzsl, curve.ausuc, per_class)

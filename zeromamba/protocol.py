@@ -76,7 +76,7 @@ class SeedRun:
         return {
             **summary(test),
             "epoch": chosen["epoch"],
-            "per_class": self._by_name(test),
+            "per_class": test.per_class,
             "validation": {k: chosen[k] for k in summary(test)},
             "history": {"search": search.history, "final": final.history},
         }
@@ -90,8 +90,7 @@ class SeedRun:
         def measure(record: dict[str, Any]) -> None:
             test = evaluate_split(fit.model, data, split, settings, gamma, self.device)
             record |= summary(test)
-            names = self._by_name(test)
-            record |= {"per_class_czsl": names["czsl"], "per_class_gzsl": names["gzsl"]}
+            record |= {f"per_class_{kind}": accuracies for kind, accuracies in test.per_class.items()}
             for kind, metric in (("czsl", "czsl"), ("gzsl", "H")):
                 if all(record[metric] > earlier[metric] for earlier in fit.history):
                     self._save(f"model_best_{kind}.safetensors", fit.model, record["epoch"], gamma)
@@ -137,9 +136,6 @@ class SeedRun:
         )
         save_checkpoint(self.folder / name, model, self.data, record)
 
-    def _by_name(self, evaluation: Evaluation) -> dict[str, dict[str, float]]:
-        return per_class_by_name(evaluation, self.data)
-
 
 def summary(evaluation: Evaluation) -> dict[str, float]:
     """The numbers of an evaluation, accuracies as fractions."""
@@ -151,12 +147,4 @@ def summary(evaluation: Evaluation) -> dict[str, float]:
         "H": g.H,
         "ausuc": evaluation.ausuc,
         "gamma": g.gamma,
-    }
-
-
-def per_class_by_name(evaluation: Evaluation, data: ZSLData) -> dict[str, dict[str, float]]:
-    """`Evaluation.per_class` with class names for class ids."""
-    return {
-        kind: {data.class_names[c]: accuracy for c, accuracy in values.items()}
-        for kind, values in evaluation.per_class.items()
     }

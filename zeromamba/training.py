@@ -4,10 +4,11 @@ A fit that is interrupted goes on from its last complete epoch. All randomness o
 (seed, epoch), so on a CPU the weights end up the same bits as without the interruption.
 """
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -136,10 +137,8 @@ def evaluate_split(
     device: torch.device,
 ) -> Evaluation:
     """Measure a model on the evaluated images of a split; gamma None chooses it there (validation splits only)."""
-    result = evaluate(*score_split(model, data, split, settings, device), gamma)
-    candidates = split.candidates
-    by_id = {kind: {int(candidates[c]): a for c, a in values.items()} for kind, values in result.per_class.items()}
-    return replace(result, per_class=by_id)
+    class_names = [data.class_names[c] for c in split.candidates]
+    return evaluate(*score_split(model, data, split, settings, device), class_names, gamma)
 
 
 def is_undecayed(name: str, parameter: nn.Parameter) -> bool:
@@ -169,7 +168,7 @@ def schedule(settings: Settings, steps_per_epoch: int) -> Callable[[int], float]
         if epoch < 1:
             return (done + 1) / steps_per_epoch
         progress = (epoch - 1) / max(settings.epochs - 1, 1)
-        return 0.5 + 0.5 * float(torch.cos(torch.tensor(torch.pi * progress, dtype=torch.float64)))
+        return 0.5 + 0.5 * math.cos(math.pi * progress)
 
     return step if settings.schedule == "step" else cosine
 
