@@ -22,9 +22,9 @@ from torch.nn import functional as F
 
 from benchmarks.contenders import HOW_TO_GET, OFLEX, RELEASED, VMAMBA_REPO
 from benchmarks.timing import first_line, median_ms, peak_bytes
-from zeromamba.backbones import ImageNetClassifier
+from zeromamba.backbones import ImageNetClassifier, build_backbone
 from zeromamba.backbones.vmamba import RELEASED as RELEASED_WEIGHTS
-from zeromamba.backbones.vmamba import SIZES, SizeName, build
+from zeromamba.backbones.vmamba import SIZES, SizeName
 from zeromamba.losses import objective
 from zeromamba.model import ZeroMamba
 
@@ -65,11 +65,11 @@ def measure_models(device: torch.device, repeats: int) -> Iterator[ModelRow]:
 
 
 def _ours(size: SizeName, impl: str) -> nn.Module:
-    return ImageNetClassifier(build(size, impl=impl))
+    return ImageNetClassifier(build_backbone(size, impl=impl))
 
 
 def _zeromamba(impl: str) -> nn.Module:
-    return ZeroMamba(build("small", impl=impl), torch.randn(ATTRIBUTES, WORD))
+    return ZeroMamba(build_backbone("small", impl=impl), torch.randn(ATTRIBUTES, WORD))
 
 
 def _released(size: SizeName) -> nn.Module:

@@ -4,6 +4,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+HIDDEN = 512  # width of the MLP in (7)
+
 
 class SLP(nn.Module):
     """Let every attribute attend to the regions of the feature map, and read its own strength there.
@@ -14,17 +16,16 @@ class SLP(nn.Module):
     Args:
         V: (a, v) word vectors of the attributes.
         channels: C, channels of the feature map.
-        hidden: width of the MLP in (7).
     """
 
-    def __init__(self, V: Tensor, channels: int, hidden: int = 512) -> None:
+    def __init__(self, V: Tensor, channels: int) -> None:
         super().__init__()
         attributes, embedding = V.shape
         self.V = nn.Parameter(F.normalize(V.detach().clone().float(), dim=1))
         self.W1 = nn.Parameter(torch.randn(embedding, channels))
         self.W2 = nn.Parameter(torch.randn(embedding, channels))
         self.mlp = nn.Sequential(
-            nn.Linear(attributes, hidden, bias=False), nn.ReLU(), nn.Linear(hidden, attributes, bias=False)
+            nn.Linear(attributes, HIDDEN, bias=False), nn.ReLU(), nn.Linear(HIDDEN, attributes, bias=False)
         )
 
     def forward(self, feature_map: Tensor) -> Tensor:

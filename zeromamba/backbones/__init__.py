@@ -13,6 +13,7 @@ from .local_mamba import LOCAL_VIM, LOCAL_VMAMBA_SMALL
 from .local_vim import LocalVim
 from .local_vmamba import LocalVMamba
 from .vim import Vim
+from .vmamba import VMamba
 
 __all__ = ["REGISTRY", "Backbone", "BackboneName", "Entry", "Features", "ImageNetClassifier", "build_backbone"]
 
@@ -49,9 +50,9 @@ class Entry:
 
 
 def _vmamba(size: vmamba.SizeName) -> Entry:
-    rate, weights = vmamba.SIZES[size].drop_path, VMAMBA[size]
-    build, title = partial(vmamba.build, size), f"VMamba-{size.capitalize()}"
-    return Entry(title, build, rate, vmamba.RELEASED, weights.origin, weights.filename)
+    shape, weights = vmamba.SIZES[size], VMAMBA[size]
+    build, title = partial(VMamba, **vars(shape)), f"VMamba-{size.capitalize()}"
+    return Entry(title, build, shape.drop_path, vmamba.RELEASED, weights.origin, weights.filename)
 
 
 def _deit(size: str, file: str) -> Entry:
@@ -65,7 +66,7 @@ _LOCAL_MAMBA = "https://github.com/hunto/LocalMamba/releases/download/v1.0.0/"
 _VIT = "vit_base_patch16_224.augreg2_in21k_ft_in1k"
 
 REGISTRY: dict[BackboneName, Entry] = {
-    "nano": Entry("VMamba-Nano", partial(vmamba.build, "nano")),
+    "nano": Entry("VMamba-Nano", partial(VMamba, **vars(vmamba.SIZES["nano"]))),
     "tiny": _vmamba("tiny"),
     "small": _vmamba("small"),
     "base": _vmamba("base"),

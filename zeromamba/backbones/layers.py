@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-DT_MIN, DT_MAX, DT_FLOOR = 1e-3, 0.1, 1e-4  # range of softplus(dt_bias) at the start, as in Mamba
+DT_MIN, DT_MAX = 1e-3, 0.1  # range of softplus(dt_bias) at the start, as in Mamba
 
 
 class DropPath(nn.Module):
@@ -79,5 +79,5 @@ def init_linear(module: nn.Module) -> None:
 
 def initial_dt_bias(k: int, d: int) -> Tensor:
     """Inverse softplus of dt drawn log-uniformly from [DT_MIN, DT_MAX] (Gu and Dao 2023, section 3.6): (k, d)."""
-    dt = torch.empty(k, d).uniform_(math.log(DT_MIN), math.log(DT_MAX)).exp().clamp(min=DT_FLOOR)
+    dt = torch.empty(k, d).uniform_(math.log(DT_MIN), math.log(DT_MAX)).exp()
     return dt + torch.log(-torch.expm1(-dt))

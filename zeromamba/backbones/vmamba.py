@@ -7,6 +7,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
+from ..kernels import SS2D as ROUTES
 from ..weights import Released
 from .layers import DropPath, channels_last, drop_path_rates, init_linear
 from .pyramid import Pyramid
@@ -124,27 +125,6 @@ class Downsample(nn.Module):
         return self.norm(channels_last(self.conv, x))
 
 
-def build(
-    size: SizeName,
-    *,
-    discretization: str = "euler",
-    drop_path: float | None = None,
-    grad_checkpoint: bool = False,
-    impl: str = "auto",
-) -> VMamba:
-    """Build a VMamba of a named size; `drop_path=None` takes the size's own. The rest as in `VMamba`."""
-    preset = SIZES[size]
-    return VMamba(
-        preset.dims,
-        preset.depths,
-        ssm_ratio=preset.ssm_ratio,
-        drop_path=preset.drop_path if drop_path is None else drop_path,
-        discretization=discretization,
-        grad_checkpoint=grad_checkpoint,
-        impl=impl,
-    )
-
-
 # Released name -> ours, in an `ImageNetClassifier`.
 KEYS = {
     "patch_embed.0.{p}": "backbone.stem.conv1.{p}",
@@ -173,7 +153,6 @@ KEYS = {
     "layers.{i}.blocks.{j}.op.dt_projs.weight": "backbone.stages.{i}.blocks.{j}.ss2d.dt_weight",
 }
 
-ROUTES = 4
 # Parameters of SS2D that carry the route as their first dimension, and their number of dimensions with it.
 PER_ROUTE = {"x_proj": 3, "dt_weight": 3, "dt_bias": 2, "A_log": 3, "D": 2}
 
@@ -184,9 +163,9 @@ def released_layout(name: str, tensor: Tensor) -> Tensor:
         tensor = tensor.flatten(1)
     if tensor.ndim + 1 != PER_ROUTE.get(name.rpartition(".")[2]):
         return tensor
-    if len(tensor) % ROUTES:
-        raise ValueError(f"expected {ROUTES} routes, got shape {tuple(tensor.shape)}")
-    return tensor.unflatten(0, (ROUTES, -1))
+    if len(tensor) % len(ROUTES):
+        raise ValueError(f"expected {len(ROUTES)} routes, got shape {tuple(tensor.shape)}")
+    return tensor.unflatten(0, (len(ROUTES), -1))
 
 
 RELEASED = Released("VMamba v2", KEYS, under="model", layout=released_layout)
