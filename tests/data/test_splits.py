@@ -50,12 +50,6 @@ def test_validation_split_depends_on_the_seed_alone(cub):
     assert len(set(draws)) > 1
 
 
-@pytest.mark.parametrize("holdout", [0, 1, -0.5])
-def test_holdout_out_of_range(cub, holdout):
-    with pytest.raises(ValueError, match=f"holdout is {holdout}"):
-        validation_split(cub.load(), seed=0, holdout=holdout)
-
-
 def test_a_data_set_that_leaves_nothing_to_validate_with_is_refused_when_it_is_loaded(cub):
     of_seen = np.arange(1, 31)
     cub.att_splits["trainval_loc"] = of_seen[of_seen % 6 == 1][:, None]  # one image of each of the five classes

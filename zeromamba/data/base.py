@@ -15,6 +15,7 @@ from ..messages import listing
 # Cosines of two prototypes; of the published data sets, CUB has the two nearest classes, at 0.996.
 SAME = 1 - 1e-6
 ALIKE = 0.999
+HELD_OUT = 0.2  # of the images of each seen class that is trained on, to choose epoch and gamma with
 
 
 class ImageSource(Protocol):
@@ -83,26 +84,23 @@ def stratified(indices: Tensor, labels: Tensor, share: float, generator: torch.G
     return indices[~torch.isin(indices, out)].sort().values, out
 
 
-def validation_split(data: ZSLData, seed: int, holdout: float = 0.2) -> ValidationSplit:
+def validation_split(data: ZSLData, seed: int) -> ValidationSplit:
     """The images that choose epoch and gamma, none of them a test image, all of them out of trainval.
 
     Args:
         data: any data set.
         seed: draws the images that val_seen takes.
-        holdout: share of each training class's images that goes to val_seen.
 
     Returns:
-        val_unseen: all trainval images of `data.val_classes`; val_seen: `holdout` of the trainval images of
+        val_unseen: all trainval images of `data.val_classes`; val_seen: `HELD_OUT` of the trainval images of
         each other seen class; train: the rest.
 
     Raises:
-        ValueError: if holdout is not between 0 and 1, or no class has an image to spare for val_seen.
+        ValueError: if no class has an image to spare for val_seen.
     """
-    if not 0 < holdout < 1:
-        raise ValueError(f"holdout is {holdout}: expected a share between 0 and 1")
     is_val = torch.isin(data.labels[data.trainval], data.val_classes)
     generator = torch.Generator().manual_seed(seed)
-    train, val_seen = stratified(data.trainval[~is_val], data.labels, holdout, generator)
+    train, val_seen = stratified(data.trainval[~is_val], data.labels, HELD_OUT, generator)
     if not len(val_seen):  # the other two never are: there are classes on either side, each with an image
         raise ValueError(
             f"{data.name}: each of the {len(data.seen) - len(data.val_classes)} seen classes that validation does not "
