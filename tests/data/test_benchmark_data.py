@@ -108,7 +108,7 @@ def test_nothing_there_says_what_to_get_and_where_to_put_it(tmp_path, name):
     with pytest.raises(FileNotFoundError) as error:
         load_dataset(name, tmp_path, seed=0)
     row = BENCHMARKS[name]
-    for part in (str(tmp_path), row.root, f"xlsa17/data/{row.split}", "xlsa17.zip", row.word_vectors):
+    for part in (str(tmp_path), row.root, f"xlsa17/data/{row.title}", "xlsa17.zip", row.word_vectors):
         assert part in str(error.value)
 
 

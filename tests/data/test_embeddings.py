@@ -233,7 +233,7 @@ def test_any_name_has_words_without_spaces(name, recipe):
 
 def peers_words(name, stale):
     """The cleaned words that DAZLE's repository lists; its AWA2 list was written without the renames (`stale`)."""
-    with (DATA / "attributes" / BENCHMARKS[name].split / "new_des.csv").open() as file:
+    with (DATA / "attributes" / BENCHMARKS[name].title / "new_des.csv").open() as file:
         listed = [row["new_des"] for row in csv.DictReader(file)]
     for old, new in stale.items():
         listed = [new if text == old else text for text in listed]

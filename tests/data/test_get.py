@@ -72,7 +72,7 @@ def test_the_table_has_what_the_loader_reads(name):
     row = BENCHMARKS[name]
     parts = [part for source in SOURCES[name] for part in source.parts]
     paths = [part.path for part in parts]
-    assert {f"xlsa17/data/{row.split}/{file}" for file in ("res101.mat", "att_splits.mat")} < set(paths)
+    assert {f"xlsa17/data/{row.title}/{file}" for file in ("res101.mat", "att_splits.mat")} < set(paths)
     assert row.word_vectors in paths
     assert [part.images for part in parts if part.images] == [row.images]
     assert [(part.path, part.vectors) for part in parts if part.vectors] == [(row.word_vectors, row.attributes)]

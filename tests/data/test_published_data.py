@@ -29,7 +29,7 @@ needs_images = pytest.mark.skipif(not (DATA / "CUB").is_dir(), reason=f"no photo
 )
 def test_full_split_files_have_the_published_counts(name, images, attributes, seen, unseen, train, val):
     row = BENCHMARKS[name]
-    folder = DATA / "proposed_split" / row.split
+    folder = DATA / "proposed_split" / row.title
     split = read_split(folder, row.anchor)
     assert len(split.image_paths) == len(set(split.image_paths)) == len(split.labels) == images
     assert split.Z.shape == (seen + unseen, attributes)
@@ -57,7 +57,7 @@ def test_full_split_files_have_the_published_counts(name, images, attributes, se
 @needs_splits
 def test_labels_agree_with_the_paths():
     for row in BENCHMARKS.values():
-        split = read_split(DATA / "proposed_split" / row.split, row.anchor)
+        split = read_split(DATA / "proposed_split" / row.title, row.anchor)
         sun = {"/" + name: c for c, name in enumerate(split.class_names)}
         for path, label in zip(split.image_paths, split.labels.tolist(), strict=True):
             folders = path.split("/")[1:-1]

@@ -17,8 +17,7 @@ from .word_vectors import read_pickled_array, word_vectors
 class Benchmark:
     """All in which the three data sets differ."""
 
-    title: str
-    split: str  # folder of the split files, under xlsa17/data
+    title: str  # also the folder of the split files, under xlsa17/data
     root: str  # folder of the photographs
     attribute_file: str  # attribute names, as the data set's own site distributes them
     images: int  # in the full data set, as are the next three
@@ -34,14 +33,14 @@ class Benchmark:
     @property
     def word_vectors(self) -> str:
         """Where the word vectors are."""
-        return f"w2v/{self.split}_attribute.pkl"
+        return f"w2v/{self.title}_attribute.pkl"
 
 
 # fmt: off
 BENCHMARKS = {
-    "cub": Benchmark("CUB", "CUB", "CUB/CUB_200_2011", "attributes.txt", 11_788, 312, 150, 50),
-    "sun": Benchmark("SUN", "SUN", "SUN", "attributes.mat", 14_340, 102, 645, 72),
-    "awa2": Benchmark("AWA2", "AWA2", "AWA2/Animals_with_Attributes2", "predicates.txt", 37_322, 85, 40, 10),
+    "cub": Benchmark("CUB", "CUB/CUB_200_2011", "attributes.txt", 11_788, 312, 150, 50),
+    "sun": Benchmark("SUN", "SUN", "attributes.mat", 14_340, 102, 645, 72),
+    "awa2": Benchmark("AWA2", "AWA2/Animals_with_Attributes2", "predicates.txt", 37_322, 85, 40, 10),
 }
 # fmt: on
 
@@ -50,7 +49,7 @@ def load_benchmark(name: str, data_root: Path, *, seed: int, repair_word_vectors
     """Read and check one of `BENCHMARKS`; arguments and errors as `load_dataset`."""
     row = BENCHMARKS[name]
     advice = where_to_get(name, data_root)
-    split_dir, vectors = data_root / "xlsa17/data" / row.split, data_root / row.word_vectors
+    split_dir, vectors = data_root / "xlsa17/data" / row.title, data_root / row.word_vectors
     missing = [p for p in (*(split_dir / file for file in SPLIT_FILES), vectors) if not p.is_file()]
     if missing:
         raise FileNotFoundError(f"missing: {', '.join(map(str, missing))}\n{advice}")
@@ -111,7 +110,7 @@ def read_attribute_names(row: Benchmark, data_root: Path, attributes: int) -> tu
 def listed_attribute_names(row: Benchmark, data_root: Path) -> tuple[Path, tuple[str, ...]] | None:
     """The data set's own file of attribute names in one of its usual places, and the names; None without it."""
     root = data_root / row.root
-    paths = [f / row.attribute_file for f in (root, root.parent, data_root / "attributes" / row.split)]
+    paths = [f / row.attribute_file for f in (root, root.parent, data_root / "attributes" / row.title)]
     path = next((path for path in paths if path.is_file()), None)
     if path is None:
         return None
@@ -128,7 +127,7 @@ def validation_classes(split: ProposedSplit, row: Benchmark, data_root: Path, se
     the images of train_loc and val_loc include all of test_seen in the files of January 2018. A list counts if it
     leaves at least two seen classes on either side, which a list for the whole data set may not do for a part.
     """
-    folders = (data_root / "xlsa17/data" / row.split, data_root / "proposed_split" / row.split)
+    folders = (data_root / "xlsa17/data" / row.title, data_root / "proposed_split" / row.title)
     own, apart = ((str(folder / "valclasses1.txt"), _listed(folder, split)) for folder in folders)
     for source, ids in (own, ("the classes of val_loc in att_splits.mat", split.val_loc_classes), apart):
         if 2 <= len(ids) <= len(split.seen) - 2:
