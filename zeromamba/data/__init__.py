@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from .base import ImageSource, ValidationSplit, ZSLData, validation_split
+from .base import ZSLData, validation_split
 from .benchmarks import BENCHMARKS, load_benchmark
 from .demo import load_demo
 from .fingerprint import differences, fingerprints
@@ -14,8 +14,6 @@ __all__ = [
     "BENCHMARKS",
     "ImageDataset",
     "ImageFiles",
-    "ImageSource",
-    "ValidationSplit",
     "ZSLData",
     "differences",
     "fingerprints",

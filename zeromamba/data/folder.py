@@ -27,7 +27,7 @@ from torch import Tensor
 from ..messages import listing
 from .base import ZSLData, choose_validation_classes, require_distinct, seen_and_unseen, stratified, unit_prototypes
 from .pixels import ImageFiles, check_files
-from .word_vectors import orthonormal, word_vectors
+from .word_vectors import word_vectors
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 TEST_SHARE = 0.2  # of each seen class's images
@@ -323,6 +323,6 @@ def _word_vectors(folder: Path, attribute_names: tuple[str, ...], repair: bool) 
         if not isinstance(array, np.ndarray):
             raise ValueError(f"{as_npy} is an archive of arrays (.npz): save the one array with numpy.save")
     else:
-        return orthonormal(len(attribute_names)), f"the identity, as there is no {as_csv}", ()
+        return torch.eye(len(attribute_names)), f"the identity, as there is no {as_csv}", ()
     V, notes = word_vectors(array, attribute_names, source, repair=repair)
     return V, source, notes

@@ -22,7 +22,6 @@ from .base import ZSLData, choose_validation_classes, seen_and_unseen, stratifie
 from .folder import read_image_folders, read_table
 from .pixels import ImageFiles, check_files
 from .sources import where_to_get
-from .word_vectors import orthonormal
 
 FOLDER = "ImageNet"
 CLASS_VECTORS = "w2v/ImageNet_class.csv"
@@ -49,8 +48,9 @@ def load_imagenet(data_root: Path, *, seed: int, check_images: bool) -> ZSLData:
         if lacking:
             raise ValueError(f"{source}: nothing on {len(lacking)} of the classes in train/: {listing(lacking)}")
     class_names = tuple(f"{wnid} {names[wnid][0]}" for wnid in wnids)
-    Z, notes = unit_prototypes(np.stack([vectors[wnid] for wnid in wnids]), class_names, str(table))
-    parts, unseen_classes, tested = draw(root, files, seed)
+    # a word's vector has no meaningful length: that it is scaled is no news
+    Z, _ = unit_prototypes(np.stack([vectors[wnid] for wnid in wnids]), class_names, str(table))
+    parts, tested = draw(root, files, seed)
     images = [image for part in parts.values() for image in part]
     labels = torch.tensor([c for _, c in images])
     bounds = np.cumsum([0, *map(len, parts.values())])
@@ -64,13 +64,12 @@ def load_imagenet(data_root: Path, *, seed: int, check_images: bool) -> ZSLData:
         class_names=class_names,
         Z=Z,
         attribute_names=tuple(f"word vector dimension {i + 1}" for i in range(Z.shape[1])),
-        V=orthonormal(Z.shape[1]),
+        V=torch.eye(Z.shape[1]),
         word_vectors_source="the identity, as the attributes are dimensions of a word vector, which have no words",
         notes=(
             *_part_note(len(wnids)),
-            f"{len(seen)} seen and {len(unseen_classes)} unseen classes and the tenth of the training images are "
+            f"{len(seen)} seen and {len(unseen)} unseen classes and the tenth of the training images are "
             f"drawn with --data-seed {seed}; the paper does not publish its split. Test images: {tested}",
-            *(note for note in notes if "scaled" not in note),  # a word's vector has no meaningful length
             *_same_vector_note(Z, class_names),
         ),
         images=sources,
@@ -108,8 +107,8 @@ def read_class_names(data_root: Path) -> dict[str, tuple[str, ...]]:
     return names
 
 
-def draw(root: Path, files: dict[str, list[str]], seed: int) -> tuple[dict[str, Images], Tensor, str]:
-    """Who may see what: the images of trainval, test_seen and test_unseen, the unseen classes, and a word on it.
+def draw(root: Path, files: dict[str, list[str]], seed: int) -> tuple[dict[str, Images], str]:
+    """Who may see what: the images of trainval, test_seen and test_unseen, and a word on the latter two.
 
     Args:
         root: the folder of train/ and val/.
@@ -147,7 +146,7 @@ def draw(root: Path, files: dict[str, list[str]], seed: int) -> tuple[dict[str, 
         _, another = stratified(rest[~is_unseen[rest]], labels, SHARE / (1 - SHARE), generator)
         test_seen, test_unseen = chosen(another), chosen(tenth[is_unseen[tenth]])
         tested = "a tenth of train/ (there is no val/), which released backbones were trained on"
-    return {"trainval": trainval, "test_seen": test_seen, "test_unseen": test_unseen}, unseen, tested
+    return {"trainval": trainval, "test_seen": test_seen, "test_unseen": test_unseen}, tested
 
 
 def _part_note(classes: int) -> tuple[str, ...]:

@@ -107,8 +107,3 @@ def word_vectors(
         for i in np.flatnonzero(zero).tolist()
     )
     return torch.from_numpy(V), notes
-
-
-def orthonormal(attributes: int) -> Tensor:
-    """Stand-in where there are no word vectors: (a, a) float32, every attribute its own direction."""
-    return torch.eye(attributes)
