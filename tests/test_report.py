@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from zeromamba.data import load_demo
-from zeromamba.report import METRICS, result_table, show
+from zeromamba.report import METRICS, aggregate, result_table, show
 from zeromamba.settings import preset
 
 
@@ -31,6 +31,12 @@ def test_several_seeds_fit_a_terminal_of_80_columns():
         "variant released",
     ):
         assert text in shown, text
+
+
+def test_a_single_seed_has_no_deviation():
+    one, other = dict.fromkeys(METRICS, 0.1), dict.fromkeys(METRICS, 0.3)
+    assert aggregate([one])["H"] == {"mean": 0.1, "deviation": None}
+    assert aggregate([one, other])["H"] == pytest.approx({"mean": 0.2, "deviation": 0.02**0.5})
 
 
 @pytest.mark.parametrize(("dataset", "beside"), [("awa2", True), ("./awa2", False)])

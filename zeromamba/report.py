@@ -2,6 +2,7 @@
 
 import io
 import statistics
+from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console
@@ -10,33 +11,33 @@ from rich.table import Table
 
 from .backbones import REGISTRY
 from .data import ZSLData
-from .experiments.paper import METRICS as PRINTED_METRICS
-from .experiments.paper import main_result
+from .data.benchmarks import BENCHMARKS
+from .data.imagenet import CLASSES
+from .paper import PRINTED_METRICS, main_result
 from .settings import PAPER_GAMMA, Settings
 
 METRICS = ("czsl", "U", "S", "H", "ausuc")
 WIDTH = 80  # columns of a plain terminal
 
-PAPER_CLASSES = {"cub": 200, "sun": 717, "awa2": 50, "imagenet": 1000}
+PAPER_CLASSES = {name: row.seen + row.unseen for name, row in BENCHMARKS.items()} | {"imagenet": CLASSES}
 PAPER_CHOICE = "gamma fixed by hand, epoch: best on test images in the released code"
 
 
-def mean_and_deviation(values: list[float]) -> str:
-    """Fractions as percent, with the standard deviation over seeds where there are several."""
-    percent = [100 * v for v in values]
-    mean = f"{statistics.mean(percent):.1f}"
-    return f"{mean} ± {statistics.stdev(percent):.1f}" if len(percent) > 1 else mean
+def mean_and_deviation(values: Sequence[float]) -> tuple[float, float | None]:
+    """Mean and standard deviation over seeds; a single one has no deviation."""
+    return statistics.mean(values), statistics.stdev(values) if len(values) > 1 else None
 
 
-def aggregate(results: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
+def in_percent(values: Sequence[float]) -> str:
+    """Mean and deviation of fractions as tables show them."""
+    mean, deviation = mean_and_deviation([100 * v for v in values])
+    return f"{mean:.1f}" if deviation is None else f"{mean:.1f} ± {deviation:.1f}"
+
+
+def aggregate(results: list[dict[str, Any]]) -> dict[str, dict[str, float | None]]:
     """Mean and standard deviation over seeds of each metric, as fractions."""
-    return {
-        m: {
-            "mean": statistics.mean(r[m] for r in results),
-            "deviation": statistics.stdev(r[m] for r in results) if len(results) > 1 else 0.0,
-        }
-        for m in METRICS
-    }
+    both = {m: mean_and_deviation([r[m] for r in results]) for m in METRICS}
+    return {m: {"mean": mean, "deviation": deviation} for m, (mean, deviation) in both.items()}
 
 
 def incomparable(settings: Settings, data: ZSLData) -> str:
@@ -44,7 +45,7 @@ def incomparable(settings: Settings, data: ZSLData) -> str:
     classes = PAPER_CLASSES.get(settings.dataset, len(data.class_names))
     if len(data.class_names) == classes:
         return ""
-    return f"; all {classes} classes, this run has {len(data.class_names)}: not comparable"
+    return f"all {classes} classes, this run has {len(data.class_names)}: not comparable"
 
 
 def variant(settings: Settings) -> str:
@@ -65,14 +66,15 @@ def result_table(settings: Settings, data: ZSLData, results: list[dict[str, Any]
     for name in ("", "CZSL", "U", "S", "H", "AUSUC", "gamma"):
         table.add_column(name, justify="right" if name else "left", no_wrap=True)
     # deviations, and each seed's gamma, go on lines of their own: a terminal of 80 columns holds the table
-    measured = (mean_and_deviation([r[m] for r in results]).replace(" ±", "\n±") for m in METRICS)
+    measured = (in_percent([r[m] for r in results]).replace(" ±", "\n±") for m in METRICS)
     table.add_row("this run \\[1]", *measured, "\n".join(f"{r['gamma']:.3g}" for r in results))
     table.add_row("chance", f"{100 / len(data.unseen):.1f}")
     if printed := main_result(settings.dataset):  # not data.name: a folder of one's own may be called awa2
         values = (getattr(printed, m) for m in PRINTED_METRICS)
         gamma = f"{PAPER_GAMMA[settings.dataset]:g}" if settings.dataset in PAPER_GAMMA else ""
         table.add_row("paper \\[2]", *("" if v is None else f"{v:.1f}" for v in values), "", gamma)
-        notes.append(f"[2] {printed.source}: VMamba-Small, 448 px; {PAPER_CHOICE}{incomparable(settings, data)}")
+        made = "; ".join(filter(None, ("VMamba-Small, 448 px", PAPER_CHOICE, incomparable(settings, data))))
+        notes.append(f"[2] {printed.source}: {made}")
     table.caption = escape("\n".join(notes))
     return table
 

@@ -1,6 +1,5 @@
 """The figures of the paper that sum up runs: Figure 1 (parameters), 6 (sweeps) and 7 (gamma)."""
 
-import statistics
 from collections.abc import Callable
 from itertools import groupby
 
@@ -13,9 +12,9 @@ from ..checkpoint import load_checkpoint
 from ..figures import gamma
 from ..figures.run import Run
 from ..figures.style import COLOURS, MARKERS, new_figure
-from ..report import incomparable
+from ..paper import PRINTED_METRICS
+from ..report import incomparable, mean_and_deviation
 from .grids import REDUCED_NOTE, ChartName, Experiment
-from .paper import METRICS as PRINTED
 from .run import Cell
 from .tables import TITLES, printed_row
 
@@ -76,7 +75,7 @@ def sweeps(experiment: Experiment, cells: list[Cell], reduced: bool, device: tor
             for axes, setting in zip(line, experiment.sweeps, strict=True):
                 swept = [cell for cell in group if setting in cell.row.changes and cell.results()]
                 ticks = range(len(swept))  # evenly spaced: the values span orders of magnitude, and 0
-                for metric, colour, marker in zip(PRINTED, COLOURS, MARKERS, strict=False):
+                for metric, colour, marker in zip(PRINTED_METRICS, COLOURS, MARKERS, strict=False):
                     points = [_percent(cell, metric) for cell in swept]
                     values, errors = [p[0] for p in points], [p[1] for p in points]
                     axes.errorbar(ticks, values, errors, color=colour, marker=marker, label=TITLES[metric])
@@ -121,12 +120,12 @@ def _by_dataset(cells: list[Cell]) -> list[list[Cell]]:
 
 
 def _percent(cell: Cell, metric: str) -> tuple[float, float]:
-    values = [100 * result[metric] for result in cell.results()]
-    return statistics.mean(values), statistics.stdev(values) if len(values) > 1 else 0.0
+    mean, deviation = mean_and_deviation([100 * result[metric] for result in cell.results()])
+    return mean, deviation or 0.0  # of one seed there is no bar
 
 
 def _mark(cells: list[Cell], reduced: bool) -> str:
-    partial = {cell.data.name: incomparable(cell.settings, cell.data)[2:] for cell in cells}
+    partial = {cell.data.name: incomparable(cell.settings, cell.data) for cell in cells}
     notes = ([REDUCED_NOTE] if reduced else []) + [f"{name}: {note}." for name, note in partial.items() if note]
     return "".join(f"{note} " for note in notes)
 

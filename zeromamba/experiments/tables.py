@@ -1,18 +1,16 @@
 """The result table of an experiment, as Markdown and as CSV: each measured number with the printed one beside it."""
 
 import csv
-import statistics
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 from ..backbones import REGISTRY
 from ..files import atomic_write
-from ..report import METRICS, PAPER_CHOICE, incomparable, mean_and_deviation, variant
+from ..paper import PRINTED_METRICS, PrintedRow, main_result, printed
+from ..report import METRICS, PAPER_CHOICE, in_percent, incomparable, mean_and_deviation, variant
 from ..settings import preset
 from .grids import REDUCED_NOTE, Experiment
-from .paper import METRICS as PRINTED
-from .paper import PrintedRow, main_result, printed
 from .run import Cell
 
 TITLES = {"czsl": "CZSL", "U": "U", "S": "S", "H": "H", "ausuc": "AUSUC"}
@@ -52,7 +50,7 @@ def _section(experiment: Experiment, cells: list[Cell]) -> list[str]:
     beside = bool(others) or any(printed_row(cell) for cell in cells)
     header = [""]
     for m in METRICS:
-        header += [TITLES[m], "paper"] if beside and m in PRINTED else [TITLES[m]]
+        header += [TITLES[m], "paper"] if beside and m in PRINTED_METRICS else [TITLES[m]]
     header += ["seeds", "params, M", "trained as"]
     lines = [_measured(cell, beside) for cell in cells] + [_printed_only(row, len(header)) for row in others]
     heading = f"## {data.name}: {len(data.seen)} seen + {len(data.unseen)} unseen classes"
@@ -68,7 +66,8 @@ def _notes(cells: list[Cell], beside: bool) -> list[str]:
         f"Chance in CZSL: {100 / len(data.unseen):.1f}."
     ]
     if beside:
-        notes.append(f'Columns "paper": as printed; ZeroMamba with {PAPER_CHOICE}{incomparable(settings, data)}.')
+        made = "; ".join(filter(None, (PAPER_CHOICE, incomparable(settings, data))))
+        notes.append(f'Columns "paper": as printed; ZeroMamba with {made}.')
     else:
         notes.append(f"The paper prints no number for this on {data.name}.")
     if settings.variant == "paper" and {"baseline", "without-slp"} <= {cell.settings.components for cell in cells}:
@@ -96,8 +95,8 @@ def _measured(cell: Cell, beside: bool) -> list[str]:
     results, paper = cell.results(), printed_row(cell)
     line = [cell.row.name]
     for m in METRICS:
-        line.append(mean_and_deviation([r[m] for r in results]) if results else "")
-        if beside and m in PRINTED:
+        line.append(in_percent([r[m] for r in results]) if results else "")
+        if beside and m in PRINTED_METRICS:
             line.append(_number(getattr(paper, m, None)))
     settings = cell.settings
     parts = "" if settings.components == "full" else f" ({settings.components})"
@@ -111,7 +110,7 @@ def _printed_only(row: PrintedRow, width: int) -> list[str]:
     name = f"{row.method} ({', '.join(filter(None, (row.backbone, row.venue)))})" if row.backbone else row.method
     line = [name]
     for m in METRICS:
-        line += ["", _number(getattr(row, m))] if m in PRINTED else [""]
+        line += ["", _number(getattr(row, m))] if m in PRINTED_METRICS else [""]
     return line + [""] * (width - len(line))
 
 
@@ -135,10 +134,9 @@ def csv_rows(cells: list[Cell], reduced: bool) -> list[dict[str, Any]]:
         row |= {"reduced": reduced, "seeds": " ".join(str(r["seed"]) for r in results), "params": cell.params}
         row |= {"backbone": settings.backbone, "image_size": settings.image_size, "epochs": settings.epochs}
         for m in METRICS:
-            percent = [100 * r[m] for r in results]
-            row[m] = round(statistics.mean(percent), 2) if percent else None
-            row[f"{m}_deviation"] = round(statistics.stdev(percent), 2) if len(percent) > 1 else None
-        row |= {f"{m}_printed": getattr(paper, m, None) for m in PRINTED}
+            measured = mean_and_deviation([100 * r[m] for r in results]) if results else (None, None)
+            row[m], row[f"{m}_deviation"] = (None if v is None else round(v, 2) for v in measured)
+        row |= {f"{m}_printed": getattr(paper, m, None) for m in PRINTED_METRICS}
         row |= {"printed_in": paper and paper.source, "unavailable": cell.unavailable, "run": cell.folder.name}
         rows.append(row)
     return rows

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 
-METRICS = ("czsl", "U", "S", "H")
+PRINTED_METRICS = ("czsl", "U", "S", "H")
 
 
 @dataclass(frozen=True)
