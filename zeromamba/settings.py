@@ -187,7 +187,7 @@ class Settings:
     def to_json(self) -> dict[str, Any]:
         """Plain values that `from_json` reads back; paths are absolute, to name the same from any folder."""
         values = {k: str(v.absolute()) if isinstance(v, Path) else v for k, v in asdict(self).items()}
-        if self.dataset not in _PAPER:
+        if self.dataset not in _NAMED:
             values["dataset"] = str(Path(self.dataset).absolute())
         return values
 
@@ -228,7 +228,8 @@ _SMALL: dict[str, Any] = {
 # 61.0 with scale 20. Its pictures are in memory: processes that read them would only take time from the training.
 _DEMO: dict[str, Any] = {**_SMALL, "variant": "paper", "logit_scale": 10.0, "batch_size": 16, "workers": 0}
 
-_PAPER: dict[str, dict[str, Any]] = {
+# The data sets that go by a name, and what is each one's own; any other name is the path of a folder.
+_NAMED: dict[str, dict[str, Any]] = {
     "cub": {"lambda_sc": 1.0},
     "sun": {"lambda_sc": 0.2},
     "awa2": {"lambda_sc": 0.0},
@@ -239,6 +240,6 @@ _PAPER: dict[str, dict[str, Any]] = {
 
 def preset(dataset: str, name: PresetName) -> Settings:
     """The settings that a run on `dataset` starts from; a preset holds only differences from the defaults."""
-    own = _PAPER.get(dataset, {})
+    own = _NAMED.get(dataset, {})
     differences = _SMALL | own if name == "small" else own
     return replace(Settings(), dataset=dataset, preset=name, **differences)

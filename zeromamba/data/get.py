@@ -3,16 +3,14 @@
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import tyro
 
 from ..entry import ends_in_a_line, expand_home
 from .download import DownloadError, check, download, unpack
-from .sources import SOURCES, Part, Source
+from .sources import SOURCES, Name, Part, Source
 from .word_vectors import read_pickled_array, word_vectors
-
-Name = Literal["cub", "sun", "awa2", "imagenet", "vmamba"]
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ arrives is checked by its length alone.
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 
 @dataclass(frozen=True)
@@ -98,6 +99,8 @@ VMAMBA: dict[str, Source] = {
     ),
     "base": _vmamba("vssm_base_0229_ckpt_epoch_237.pth", "about 0.36 GB"),
 }
+
+Name = Literal["cub", "sun", "awa2", "imagenet", "vmamba"]  # those of `SOURCES`, for the command line
 
 SOURCES: dict[str, tuple[Source, ...]] = {
     "cub": (
