@@ -1,15 +1,14 @@
 """What a reader of a figure may rely on, drawn from a run of a few seconds."""
 
 import json
-import os
 from dataclasses import replace
-from pathlib import Path
 from unittest.mock import Mock
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from shared import DATA
 from torch import nn
 
 import train
@@ -31,7 +30,6 @@ from zeromamba.figures.gamma import Gamma, gamma_curve
 from zeromamba.figures.run import load_run
 from zeromamba.figures.tsne import TSNE, embed, features
 
-DATA = Path(os.environ.get("ZEROMAMBA_SHARED", Path(__file__).parents[2] / "shared")) / "data"
 FIGURES = {"attention": Attention, "tsne": TSNE, "erf": ERF, "gamma": Gamma}
 
 

@@ -1,14 +1,11 @@
 """The paper's printed numbers: read rightly, and consistent with each other."""
 
-import os
-from pathlib import Path
-
 import pytest
+from shared import SHARED
 
 from zeromamba.experiments.grids import EXPERIMENTS
 from zeromamba.paper import PRINTED_METRICS, main_result, printed, printed_rows
 
-SHARED = Path(os.environ.get("ZEROMAMBA_SHARED", Path(__file__).parents[2] / "shared"))
 ODD_H = {  # as printed, see paper.csv
     ("CDL + OSCO", "cub"),
     ("CDL + OSCO", "awa2"),

@@ -2,15 +2,14 @@
 
 import csv
 import gzip
-import os
 import sys
-from pathlib import Path
 from unittest.mock import Mock
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from shared import DATA
 from word2vec_file import write_word2vec
 
 from zeromamba import embeddings
@@ -22,7 +21,6 @@ from zeromamba.embeddings import OWN, RECIPES, add_up, class_vector, words_of
 # gensim leaves a file without a header open, which the garbage collector then reports
 pytestmark = pytest.mark.filterwarnings("ignore:Exception ignored in.*FileIO:pytest.PytestUnraisableExceptionWarning")
 
-DATA = Path(os.environ.get("ZEROMAMBA_SHARED", Path(__file__).resolve().parents[2].parent / "shared")) / "data"
 needs_attributes = pytest.mark.skipif(not (DATA / "attributes").is_dir(), reason=f"no attribute names in {DATA}")
 
 

@@ -1,18 +1,13 @@
 """The real split files, word vectors and photographs, where they are at hand."""
 
-import os
-from pathlib import Path
-
 import pytest
 import torch
+from shared import DATA
 
 from zeromamba.data import BENCHMARKS, load_dataset, validation_split
 from zeromamba.data.benchmarks import part_note, read_attribute_names, validation_classes
 from zeromamba.data.proposed_split import read_split
 from zeromamba.data.word_vectors import read_pickled_array, word_vectors
-
-REPOSITORY = Path(__file__).resolve().parents[2]
-DATA = Path(os.environ.get("ZEROMAMBA_SHARED", REPOSITORY.parent / "shared")) / "data"
 
 needs_splits = pytest.mark.skipif(not (DATA / "proposed_split").is_dir(), reason=f"no split files in {DATA}")
 needs_images = pytest.mark.skipif(not (DATA / "CUB").is_dir(), reason=f"no photographs in {DATA}")
