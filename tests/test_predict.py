@@ -10,13 +10,14 @@ import pytest
 import torch
 
 from zeromamba.build import build_model
-from zeromamba.checkpoint import Record, save_checkpoint
-from zeromamba.data import ImageFiles, fingerprints, load_dataset
+from zeromamba.checkpoint import Record, load_checkpoint, save_checkpoint
+from zeromamba.data import ImageFiles, load_dataset
 from zeromamba.evaluation import per_class_accuracy
 from zeromamba.predict import main
 from zeromamba.protocol import final_split
 from zeromamba.settings import preset
 from zeromamba.training import evaluate_split
+from zeromamba.weights import load_safetensors, save_safetensors
 
 GAMMA = 0.01  # of much account to a model that was never trained
 
@@ -28,10 +29,7 @@ def made(tiny, tmp_path_factory):
     data = load_dataset(str(tiny), tiny, seed=0)
     torch.manual_seed(0)
     model = build_model(replace(settings, scan="torch"), data.V)
-    seen = tuple(data.seen.tolist())
-    record = Record(
-        settings.to_json(), 0, 1, GAMMA, "", "tiny", data.class_names, seen, data.attribute_names, fingerprints(data)
-    )
+    record = Record.of(data, settings=settings, seed=0, epoch=1, gamma=GAMMA, chosen_by="")
     path = tmp_path_factory.mktemp("checkpoint") / "model.safetensors"
     save_checkpoint(path, model, data, record)
     measured = evaluate_split(model, data, final_split(data), settings, GAMMA, torch.device("cpu"))
@@ -57,6 +55,15 @@ def test_a_picture_gets_the_class_that_the_evaluation_gives_it(made, tmp_path):
         assert sorted(name for name, _ in shown["attributes"]) == sorted(data.attribute_names)
     uncalibrated = predictions(tmp_path, path, *files, "--gamma", "0")
     assert any(found[file]["classes"][0] != uncalibrated[file]["classes"][0] for file in files), "gamma is of account"
+
+
+def test_a_checkpoint_that_does_not_say_what_it_was_trained_on_is_none(made, tmp_path):
+    state, metadata = load_safetensors(made[1])
+    record = json.loads(metadata["zeromamba"])
+    del record["data"]
+    save_safetensors(state, tmp_path / "model.safetensors", {"zeromamba": json.dumps(record)})
+    with pytest.raises(ValueError, match=r"model\.safetensors: no zeromamba checkpoint .*'data'"):
+        load_checkpoint(tmp_path / "model.safetensors")
 
 
 def test_pictures_of_a_folder_among_classes_of_a_table(made, tiny, tmp_path):
