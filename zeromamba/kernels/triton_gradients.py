@@ -45,7 +45,7 @@ def segment_gradients(
     z_stride_b, z_stride_l: tl.constexpr, z_stride_k, z_stride_c,
     b_stride_b, b_stride_l: tl.constexpr, b_stride_k, b_stride_n,
     c_stride_b, c_stride_l: tl.constexpr, c_stride_k, c_stride_n,
-    batch, l, d: tl.constexpr, rank: tl.constexpr, w_stride_k: tl.constexpr,
+    batch, l, d: tl.constexpr, rank: tl.constexpr,
     n_states: tl.constexpr, n_routes: tl.constexpr, chunks, segments, segment_chunks, k,
     STEP: tl.constexpr, ACCUMULATE: tl.constexpr, LAST: tl.constexpr,
     ZOH: tl.constexpr, RANK: tl.constexpr, SOFTPLUS: tl.constexpr, PRECISE: tl.constexpr,
@@ -105,7 +105,7 @@ def segment_gradients(
         start = chunk * BLOCK_L if STEP > 0 else chunk * BLOCK_L + BLOCK_L - 1
         origin, steps = chunk_tokens(order_ptr, start, 0, STEP, WIDE, BLOCK_L)
         dts = load_dts(
-            z_ptr, w_ptr, k * w_stride_k, bias_ptr + k * d, order_ptr, start, origin, steps, l, d, rank, offs_d,
+            z_ptr, w_ptr, k, bias_ptr, order_ptr, start, origin, steps, l, d, rank, offs_d,
             z_stride_l, z_stride_c, STEP, WIDE, RANK, SOFTPLUS, PRECISE, FULL, BLOCK_L, BLOCK_D,
         )  # fmt: skip
         x_ptrs = x_ptr + origin * x_stride_l + offs_d

@@ -285,22 +285,23 @@ def load_scalars(ptr, stride_l: tl.constexpr, steps, first, l, STEP: tl.constexp
 
 @triton.jit
 def load_dts(
-    z_ptr, w_ptr, w_start, bias_ptr, order_ptr, first, origin, steps, l, d, rank, offs_d, z_stride_l, z_stride_c,
+    z_ptr, w_ptr, k, bias_ptr, order_ptr, first, origin, steps, l, d, rank, offs_d, z_stride_l, z_stride_c,
     STEP: tl.constexpr, WIDE: tl.constexpr, RANK: tl.constexpr,
     SOFTPLUS: tl.constexpr, PRECISE: tl.constexpr, FULL: tl.constexpr, L: tl.constexpr, D: tl.constexpr,
 ):  # fmt: skip
     """dt at the positions first, first + STEP, ... of a route, L tensors (D,); 0 beyond the map: Abar = 1, Bbar = 0.
 
     softplus(z + bias) if SOFTPLUS, else z + bias. z is read, (l, d), if RANK = 0; else it is the low-rank
-    z_ptr (l, rank) times what is at w_start of w_ptr, a tensor-core product of a tile. That is (terms, RANK,
-    blocks of d), filled up with zeros: one float32 term if PRECISE, else two of z's dtype, whose sum has 16 bits
-    or more of it. The bias (d,) is read when it is added, and again for each chunk, rather than held.
+    z_ptr (l, rank) times the weight of route k, a tensor-core product of a tile. w_ptr is (routes, terms, RANK,
+    width), filled up with zeros: one float32 term if PRECISE, else two of z's dtype, whose sum has 16 bits or more
+    of the weight. The biases (routes, d) are read when they are added, and again for each chunk, rather than held.
     """
     if RANK:
         offs_l = first + STEP * tl.arange(0, L)
         token = widened(offs_l if order_ptr is None else tl.load(order_ptr + offs_l), WIDE)
         z_ptrs = z_ptr + token[:, None] * z_stride_l
         width = tl.cdiv(d, WIDTH) * WIDTH
+        w_ptr += k * ((1 if PRECISE else 2) * RANK * width)
         z = tl.zeros((L, D), tl.float32)
         DEEP: tl.constexpr = DEEP_PRECISE if PRECISE else DEEP_HALF
         # unrolled but in float32, whose products take so many registers that they would spill
@@ -309,7 +310,7 @@ def load_dts(
             offs_r = widened(r + tl.arange(0, DEEP), WIDE)
             mask = (offs_l < l)[:, None] & (offs_r < rank)[None, :]
             low = tl.load(z_ptrs + offs_r[None, :] * z_stride_c, mask=mask, other=0.0)  # (L, DEEP)
-            w_ptrs = w_ptr + w_start + offs_r[:, None] * width + offs_d[None, :]  # (DEEP, D)
+            w_ptrs = w_ptr + offs_r[:, None] * width + offs_d[None, :]  # (DEEP, D)
             if PRECISE:
                 z = tl.dot(low.to(tl.float32), tl.load(w_ptrs), z, input_precision="tf32x3")
             elif INTERPRETED:  # the same products and sums
@@ -322,7 +323,7 @@ def load_dts(
     else:
         z_ptrs = z_ptr + origin * z_stride_l + offs_d * z_stride_c
         zs = load_rows(z_ptrs, z_stride_l, steps, first, l, offs_d, d, STEP, FULL, L)
-    bias = tl.load(bias_ptr + offs_d, mask=offs_d < d, other=0.0)
+    bias = tl.load(bias_ptr + k * d + offs_d, mask=offs_d < d, other=0.0)
     dts = ()
     for t in tl.static_range(L):
         dt = zs[t].to(tl.float32) + bias

@@ -38,7 +38,7 @@ def segment_outputs(
     z_stride_b, z_stride_l: tl.constexpr, z_stride_k, z_stride_c,
     b_stride_b, b_stride_l: tl.constexpr, b_stride_k, b_stride_n,
     c_stride_b, c_stride_l: tl.constexpr, c_stride_k, c_stride_n,
-    l, d: tl.constexpr, rank: tl.constexpr, w_stride_k: tl.constexpr,
+    l, d: tl.constexpr, rank: tl.constexpr,
     n_states: tl.constexpr, n_routes: tl.constexpr, chunks, segments, segment_chunks, k_first, k_second,
     FIRST_REVERSED: tl.constexpr, ROUTES: tl.constexpr,
     ACCUMULATE: tl.constexpr, ZOH: tl.constexpr, RANK: tl.constexpr, SOFTPLUS: tl.constexpr, PRECISE: tl.constexpr,
@@ -80,7 +80,7 @@ def segment_outputs(
             at_chunk = (b * n_routes + k) * chunks + chunk
             z_start = of_image(z_ptr, b, z_stride_b, EVEN and RANK == 0) + k * z_stride_k
             dts = load_dts(
-                z_start, w_ptr, k * w_stride_k, bias_ptr + k * d, order_ptr, start,
+                z_start, w_ptr, k, bias_ptr, order_ptr, start,
                 origin, steps, l, d, rank, offs_d, z_stride_l, z_stride_c, 1, WIDE, RANK, SOFTPLUS, PRECISE, FULL,
                 BLOCK_L, BLOCK_D,
             )  # fmt: skip

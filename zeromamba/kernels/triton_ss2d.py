@@ -54,13 +54,13 @@ class Order:
         """Their k, of a single one twice."""
         return self.k_first, self.k_first if self.k_second is None else self.k_second
 
-    @property
+    @cached_property
     def steps(self) -> dict[int, int]:
         """The step along the order, 1 or -1, of each k."""
         step = -1 if self.first_reversed else 1
         return {self.k_first: step} if self.k_second is None else {self.k_first: step, self.k_second: -step}
 
-    @property
+    @cached_property
     def options(self) -> dict[str, bool | int]:
         """Compile-time arguments."""
         return {"FIRST_REVERSED": self.first_reversed, "ROUTES": len(self.steps)}
@@ -152,12 +152,12 @@ class _Scan:
     def segments(self) -> int:
         return cdiv(self.chunks, self.segment_chunks)
 
-    @property
+    @cached_property
     def sizes(self) -> tuple[int, ...]:
-        """l, d, rank, the weight's stride from one route to the next, n, k, chunks, segments, chunks of a segment."""
+        """l, d, rank, n, k, chunks, segments, chunks of a segment."""
         _, l, d, k, n = self.axes
-        rank, stride = (0, 0) if self.weight is None else (self.z.shape[-1], self.weight.stride(0))
-        return l, d, rank, stride, n, k, self.chunks, self.segments, self.segment_chunks
+        rank = 0 if self.weight is None else self.z.shape[-1]
+        return l, d, rank, n, k, self.chunks, self.segments, self.segment_chunks
 
     @property
     def wide(self) -> bool:

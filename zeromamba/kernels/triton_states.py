@@ -49,7 +49,7 @@ def segment_states(
     u_stride_b, u_stride_l: tl.constexpr,
     z_stride_b, z_stride_l: tl.constexpr, z_stride_k, z_stride_c,
     v_stride_b, v_stride_l: tl.constexpr, v_stride_k, v_stride_n,
-    l, d: tl.constexpr, rank: tl.constexpr, w_stride_k: tl.constexpr,
+    l, d: tl.constexpr, rank: tl.constexpr,
     n_states: tl.constexpr, n_routes: tl.constexpr, chunks, segments, segment_chunks, k_first, k_second, skipped,
     FIRST_REVERSED: tl.constexpr, ROUTES: tl.constexpr, ADJOINT: tl.constexpr, ZOH: tl.constexpr,
     RANK: tl.constexpr, SOFTPLUS: tl.constexpr, PRECISE: tl.constexpr, WIDE: tl.constexpr, FULL: tl.constexpr,
@@ -99,7 +99,7 @@ def segment_states(
                 origin, steps = chunk_tokens(order_ptr, start, 0, STEPS[route], WIDE, BLOCK_L)
                 z_start = of_image(z_ptr, b, z_stride_b, EVEN and RANK == 0) + k * z_stride_k
                 dts = load_dts(
-                    z_start, w_ptr, k * w_stride_k, bias_ptr + k * d, order_ptr, start,
+                    z_start, w_ptr, k, bias_ptr, order_ptr, start,
                     origin, steps, l, d, rank, offs_d, z_stride_l, z_stride_c, STEPS[route], WIDE, RANK, SOFTPLUS,
                     PRECISE, FULL, BLOCK_L, BLOCK_D,
                 )  # fmt: skip
