@@ -1,6 +1,7 @@
 """Triton's interpreter where there is no GPU, and a data set small enough to train on in a test."""
 
 import os
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -9,6 +10,20 @@ from PIL import Image
 
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # read when the kernels are imported
+    if find_spec("triton"):
+        from triton.runtime import interpreter
+
+        patched = set()
+
+        def call(function, *args, **kwargs):
+            """Call a helper of a kernel. Triton would patch its language each time, for half of what a test takes."""
+            module = function.fn.__module__
+            if module not in patched:
+                interpreter._patch_lang(function.fn)
+                patched.add(module)
+            return function.rewrite()(*args, **kwargs)
+
+        interpreter.InterpretedFunction.__call__ = call
 
 
 def pytest_collection_modifyitems(items):
