@@ -28,7 +28,8 @@ from unittest import mock
 import torch
 import triton
 from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
+from triton.compiler import ASTSource, make_backend
+from triton.runtime.jit import create_function_from_signature
 
 from zeromamba.kernels import SS2D, Route, triton_ss2d
 from zeromamba.kernels.inputs import Inputs
@@ -36,7 +37,6 @@ from zeromamba.kernels.triton_math import BLOCK_L
 
 KERNELS = ("fill_order", "fill_weight", "segment_states", "carry_states", "segment_outputs", "segment_gradients")
 ALIKE = ("fill_order", "fill_weight", "carry_states")  # small, and nearly alike wherever they run: compiled once
-TYPES = {torch.float32: "*fp32", torch.bfloat16: "*bf16", torch.float16: "*fp16", torch.int32: "*i32"}
 STAGES = {1: (56, 192, 6), 2: (28, 384, 12), 3: (14, 768, 24), 4: (7, 1536, 48)}  # map side, d, r: VMamba-S at 224
 
 
@@ -122,29 +122,19 @@ def launches(
     return noted
 
 
-def specialise(launch: Launch) -> dict[str, dict[Any, Any]]:
-    """What Triton compiles a kernel for at this launch: it makes 1 a constant, and marks what 16 divides."""
+def specialise(launch: Launch, sm: int) -> dict[str, dict[Any, Any]]:
+    """What Triton's launcher, by its own steps, compiles a kernel for at this launch: versions differ in them."""
     kernel = getattr(triton_ss2d, launch.kernel)
-    signature: dict[Any, Any] = {}
-    constants: dict[Any, Any] = {}
-    attributes: dict[Any, Any] = {}
-    for i, param in enumerate(kernel.params):
-        value = launch.arguments[param.name]
-        if isinstance(value, torch.Tensor):
-            signature[param.name] = TYPES[value.dtype]
-            divisible = value.storage_offset() * value.itemsize % 16 == 0  # as storages begin
-        elif param.is_constexpr or value is None or (value == 1 and not param.do_not_specialize):
-            signature[param.name], constants[param.name], divisible = "constexpr", value, False
-        else:
-            signature[param.name], divisible = "i32", value % 16 == 0
-        if not param.do_not_specialize:
-            attributes[(i,)] = [["tt.divisibility", 16]] if divisible else []
+    backend = make_backend(GPUTarget("cuda", sm, 32))
+    bind = create_function_from_signature(kernel.signature, kernel.params, backend)
+    bound, specialisation, options = bind(**launch.arguments, **launch.options)
+    _, signature, constants, attributes = kernel._pack_args(backend, options, bound, specialisation, options)
     return {"signature": signature, "constexprs": constants, "attrs": attributes}
 
 
 def compile_launch(launch: Launch, sm: int) -> Any:
     """Compile as Triton would at this launch."""
-    source = ASTSource(fn=getattr(triton_ss2d, launch.kernel), **specialise(launch))
+    source = ASTSource(fn=getattr(triton_ss2d, launch.kernel), **specialise(launch, sm))
     return triton.compile(source, target=GPUTarget("cuda", sm, 32), options=launch.options)
 
 
