@@ -153,7 +153,7 @@ def released(scan_module: str) -> Callable[[dict[str, Tensor]], Prepared]:
                 Cs.contiguous().to(xs.dtype), D.view(-1), dt_bias.view(-1),
             )  # fmt: skip
             y = csm.cross_merge_fn(ys.view(b, k, d, h, w), in_channel_first=True, out_channel_first=True, scans=0)
-            y = F.layer_norm(y.view(b, d, h, w).permute(0, 2, 3, 1), gamma.shape, gamma, beta)
+            y = F.layer_norm(y.view(b, d, h, w).permute(0, 2, 3, 1).float(), gamma.shape, gamma, beta)
             return y.permute(0, 3, 1, 2).to(x.dtype)
 
         return Prepared(
