@@ -41,4 +41,4 @@ def compiled(request):
     process = request.config.stash[COMPILING]
     counted, errors = process.communicate()
     assert process.returncode == 0, errors
-    return json.loads(counted)
+    return [json.loads(line) for line in counted.splitlines()]

@@ -27,7 +27,7 @@ class Budget(NamedTuple):
     registers: int  # of a thread
     shared: int  # bytes of a program
     plain: float  # instructions of what VMamba's first two stages run along rows in half precision
-    other: float  # of whatever else ships: higher ranks, orders by a table, float32, N = 16, windows, dt given
+    other: float  # of all else: higher ranks, tables, float32, float16, N = 16, windows, dt given, 96 channels
     zoh: float  # of exact zero-order hold
 
     def instructions(self, variant: str) -> float:

@@ -26,7 +26,8 @@ pytestmark = pytest.mark.skipif(
     triton.__version__.split(".")[:2] != ["3", "9"], reason="ptx.py knows the instructions that Triton 3.9 writes"
 )
 ROWS, WINDOWS = (Route(), Route(reverse=True)), (Route(window=7), Route(window=7, reverse=True))
-#: All that benchmarks/ahead_of_time.py compiles: stage, dtype, routes, discretisation, N, whether dt is given.
+#: All that benchmarks/ahead_of_time.py compiles: stage, dtype, routes, discretisation, N, whether dt is given. Channels
+#: are the stage's, where the name says no other number.
 CASES = {
     f"stage {stage} {str(dtype).removeprefix('torch.')}": (stage, dtype, SS2D, "euler", 1, False)
     for stage in STAGES
@@ -36,6 +37,8 @@ CASES = {
     "N=16": (1, torch.bfloat16, SS2D, "euler", 16, False),
     "windowed": (1, torch.bfloat16, WINDOWS, "euler", 1, False),
     "dt-given": (1, torch.bfloat16, ROWS, "euler", 1, True),
+    "d=96": (1, torch.bfloat16, ROWS, "euler", 1, False),
+    "float16": (1, torch.float16, SS2D, "euler", 1, False),
 }
 
 
@@ -50,7 +53,7 @@ def agrees(case):
     """Maps of 3 chunks, of which 2 are a segment. In stage 1 each its own or all one, too, of two images; and sm_80."""
     stage, dtype, routes, discretization, n, dt_given = CASES[case]
     _, d, r = STAGES[stage]
-    k = len(routes)
+    d, k = 96 if case == "d=96" else d, len(routes)
     stage_1 = case.startswith("stage 1 ")
     inputs = make(b=1 + stage_1, h=7, w=6, d=d, n=n, r=r, k=k, dtype=dtype)
     if dt_given:

@@ -298,22 +298,37 @@ def test_every_cut_at_a_real_size(programs, n, monkeypatch):
 
 @pytest.mark.gpu
 @pytest.mark.parametrize(
-    ("routes", "discretization", "dtype"),
+    ("routes", "discretization", "dtype", "d"),
     [
-        (SS2D, "zoh", torch.bfloat16),
-        ((Route(window=7), Route(window=7, reverse=True)), "euler", torch.bfloat16),
-        (SS2D, "euler", torch.float16),
+        (SS2D, "zoh", torch.bfloat16, 192),
+        ((Route(window=7), Route(window=7, reverse=True)), "euler", torch.bfloat16, 192),
+        (SS2D, "euler", torch.float16, 192),
+        (ROUTE_SETS["rows"], "euler", torch.bfloat16, 96),  # VMamba-T's first stage, whose last block is half empty
     ],
 )
-def test_other_orders_discretisations_and_dtypes_at_a_real_size(routes, discretization, dtype):
-    compare(make(b=2, h=28, w=28, d=192, r=6, k=len(routes), dtype=dtype), routes, discretization, "triton")
+def test_other_orders_discretisations_dtypes_and_channels_at_a_real_size(routes, discretization, dtype, d):
+    compare(make(b=2, h=28, w=28, d=d, r=6, k=len(routes), dtype=dtype), routes, discretization, "triton")
+
+
+@pytest.mark.gpu
+def test_dt_given_at_a_real_size():
+    inputs = make(b=2, h=28, w=28, d=192, r=6, k=2, dtype=torch.bfloat16)
+    dt = make(b=2, h=28, w=28, d=192, r=192, k=2, dtype=torch.bfloat16, seed=2).dt_low.abs() / 10
+    inputs = inputs._replace(dt_low=dt, dt_weight=None, dt_bias=inputs.dt_bias.abs() / 10)
+    dy, routes = torch.randn_like(inputs.x), ROUTE_SETS["rows"]
+    expected = expect(inputs, routes, "euler", dy.double(), softplus=False)
+    expected.check(with_gradients(lambda i: scan(i, routes, "euler", False, "triton")[0], inputs, dy))
 
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize(("side", "d", "r"), [(112, 192, 6), (56, 384, 12), (28, 768, 24), (14, 1536, 48)])
 def test_real_sizes(side, d, r, dtype):
-    """The stages of VMamba-S at 448 x 448; the vectorised scan in float64 stands for the reference, as shown above."""
+    """The stages of VMamba-S at 448 x 448; the vectorised scan in float64 stands for the reference, as shown above.
+
+    What fails by little in float32's y on a card need not be wrong: its ex2.approx may be off by 2 ulp, and were it by
+    one everywhere in the same direction, y would be by 1.2e-6.
+    """
     inputs = make(b=2, h=side, w=side, d=d, r=r, dtype=dtype)
     dy = torch.randn_like(inputs.x)
     exact = with_gradients(lambda i: ss2d(*i, discretization="euler", impl="torch"), inputs64(inputs), dy.double())
@@ -321,6 +336,6 @@ def test_real_sizes(side, d, r, dtype):
     for name, value in exact.items():
         limit = (1e-6 if name == "y" else 1e-5) if dtype == torch.float32 else 4 * UNIT[torch.bfloat16]
         error = got[name].double() - value
-        assert rms(error) <= limit * rms(value), name
+        assert rms(error) <= limit * rms(value), f"{name}: {rms(error) / rms(value):.2e} of it, limit {limit:.2e}"
         if name in ("y", "x"):  # and of no token alone is it much more than of all
             assert error.norm(dim=-1).amax() <= 16 * limit * value.norm(dim=-1).mean(), name
