@@ -162,7 +162,7 @@ def test_other_arguments_that_do_not_fit_are_named():
 
 @pytest.mark.gpu
 def test_a_cuda_graph_replays_the_scan():
-    inputs = make(b=2, h=7, w=7, d=64)
+    inputs = make(b=2, h=7, w=7, d=192, r=6, dtype=torch.bfloat16)
     for _ in range(3):
         ss2d(*inputs)
     graph = torch.cuda.CUDAGraph()
