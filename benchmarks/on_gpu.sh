@@ -4,8 +4,8 @@
 #     benchmarks/on_gpu.sh
 #
 # Every kernel compiled, on all cores; the GPU tests; `scan.py` with every goal; `scan.py --model`. What is compiled first
-# is what the others launch: one kernel after another, they would take minutes for it. Logs, JSON and the plot go to
-# $OUT, or benchmarks/results.
+# is what the others launch, but for small kernels and what comes last: the 1-d cut, VMamba-T and -B. One kernel after
+# another, they would take minutes for it. Eight files, logs, JSON and the plot, go to $OUT, or benchmarks/results.
 # A part that fails, or runs into its limit, does not stop the next; what it had measured is in its JSON.
 #
 #     ZEROMAMBA_PEERS    folder with clones `VMamba` and `mamba`, built here; either may be missing
@@ -33,28 +33,30 @@ sm=$(python3 -c 'import torch; print("%d%d" % torch.cuda.get_device_capability()
     echo "PyTorch finds no CUDA device here; without one: python benchmarks/scan.py"
     exit 1
 }
-part compile 120 python3 benchmarks/ahead_of_time.py --sm "$sm"
 
-# The peers compile while the tests run: neither is timed.
+# The peers compile beside the kernels, which go first, and the tests: none of it is timed.
+rm -f "$out/build.log"
 builders=()
 if [ -n "${ZEROMAMBA_PEERS:-}" ]; then
     for peer in vmamba:VMamba mamba:mamba; do
         clone=$ZEROMAMBA_PEERS/${peer#*:}
         [ -d "$clone" ] || { echo "no $clone: that peer is left out"; continue; }
-        MAX_JOBS=7 timeout --kill-after=10 145 python3 benchmarks/build_peers.py "${peer%:*}" "$clone" \
-            "$scratch/peers" >"$out/build-${peer%:*}.log" 2>&1 &
+        MAX_JOBS=7 nice timeout --kill-after=10 290 python3 benchmarks/build_peers.py "${peer%:*}" "$clone" \
+            "$scratch/peers" >>"$out/build.log" 2>&1 &
         builders+=("$!")
     done
     if [ -d "$ZEROMAMBA_PEERS/VMamba" ]; then
         export ZEROMAMBA_VMAMBA_REPO=$ZEROMAMBA_PEERS/VMamba
     fi
 fi
+part compile 200 python3 benchmarks/ahead_of_time.py --sm "$sm" --json
 # -W default: a warning of another PyTorch's is no failure here
-part tests 130 python3 -m pytest tests/kernels -v --tb=short -W default -m gpu
+part tests 100 python3 -m pytest tests/kernels -v --tb=short -W default -m gpu
 for builder in "${builders[@]}"; do
-    wait "$builder" || { echo "== a peer was not built, status $?: see $out/build-*.log"; failed=1; }
+    wait "$builder" || { echo "== a peer was not built, status $?: see $out/build.log"; failed=1; }
 done
 
-part scan 200 python3 benchmarks/scan.py --limit-s 175 --json "$out/scan.json" --plot "$out/scan.png"
-part model 100 python3 benchmarks/scan.py --model --limit-s 80 --repeats 10 --json "$out/model.json"
+part scan 180 python3 benchmarks/scan.py --limit-s 150 --counted "$out/compile.log" --json "$out/scan.json" \
+    --plot "$out/scan.png"
+part model 90 python3 benchmarks/scan.py --model --limit-s 70 --repeats 10 --json "$out/model.json"
 exit "$failed"

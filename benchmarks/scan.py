@@ -4,6 +4,7 @@ Every result is checked before its time counts: `python benchmarks/scan.py --hel
 """
 
 import argparse
+import json
 import os
 import platform
 import subprocess
@@ -46,6 +47,7 @@ class Options:
     repeats: int = 20
     limit_s: float | None = None
     compile: bool = True
+    counted: Path | None = None
     cpu_sides: Sequence[int] = (28, 56)
     cpu_channels: int = 192
 
@@ -65,6 +67,9 @@ def parse() -> Options:
         help="stop measuring after so many seconds: what is measured by then is reported")  # fmt: skip
     add("--no-compile", dest="compile", action="store_false",
         help="do not compile the kernels ahead of time, for their instructions and, without a GPU, the host's time"
+    )  # fmt: skip
+    add("--counted", type=Path,
+        help="take their instructions from this output of ahead_of_time.py --json instead, made for this card"
     )  # fmt: skip
     add("--cpu-sides", type=int, nargs="+", default=default.cpu_sides, help="without a GPU: sides of the map, tokens")
     add("--cpu-channels", type=int, default=default.cpu_channels, help="without a GPU: channels d")
@@ -146,7 +151,11 @@ def without_gpu(options: Options) -> dict[str, Any]:
 
 
 def compile_time(options: Options, stages: Iterable[int], sms: Iterable[int]) -> list[ahead_of_time.Compiled]:
-    """Count what the kernels compile to, and print it as it comes."""
+    """What the kernels compile to: counted before, or here, and printed as it comes."""
+    if options.counted is not None:
+        lines = options.counted.read_text().splitlines()
+        objects = [line for line in lines if line.startswith("{") and line.endswith("}")]  # others: warnings
+        return [ahead_of_time.Compiled(**json.loads(line)) for line in objects]
     if not options.compile:
         return []
     print("Compiled ahead of time (computed, not measured; `benchmarks/ahead_of_time.py` has all stages and variants):")
