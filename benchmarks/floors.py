@@ -125,7 +125,10 @@ Floors, of the scan alone (dt_low, B, C given; no x_proj, no LayerNorm), for e =
                 and multiprocessor
 share of the floor: the larger of memory and special over the time measured; 100% is as fast as any kernel could be
 that takes its exponentials from the special-function units.
-Times: median of warm repeats by CUDA events, L2 cache overwritten before each, launches from Python included.
+fwd, f+b ms: median of warm repeats by CUDA events, L2 cache overwritten before each, launches from Python included;
+the goals, the shares and the plot are of these.
+device ms: the same with the host 2 ms ahead, so that kernels need not wait for their launches: how long the card is
+busy, forward, and forward and backward. Not of the torch path, whose launches take the host longer than that.
 difference: the largest of |result - torch path| / |torch path| over y and every gradient, float32 path, same inputs;
 or a quarter of the worst token's of y or dx, over the mean token's norm.
 kept: bytes that autograd keeps for the backward, parameters not counted, over elements b l d."""

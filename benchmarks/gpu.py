@@ -1,7 +1,7 @@
 """Every contender at every size on a GPU: checked first, then timed."""
 
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import torch
@@ -32,6 +32,8 @@ class Row:
     difference: float | None = None
     forward_ms: float | None = None
     forward_backward_ms: float | None = None
+    device_forward_ms: float | None = None  # the host's part left out
+    device_forward_backward_ms: float | None = None
     floors_forward: Floors | None = None  # of cut "scan", ours
     floors_forward_backward: Floors | None = None
     peak_bytes: int | None = None
@@ -62,13 +64,16 @@ def measure(
     counted: Counts,
     repeats: int,
 ) -> Iterator[Row]:
-    """Rows in the order of sizes and `CONTENDERS`; a contender that cannot run is a row with a note."""
-    for dtype in dtypes:
-        for size in sizes():
-            for cut in dict.fromkeys(contender.cut for contender in CONTENDERS):
-                if cut == "1-d" and (size.image, size.b) != SETTINGS[0]:
-                    continue  # no goal is about it, and time on a GPU is short
-                yield from _measure_cut(cut, size, dtype, device, card, counted, repeats)
+    """Rows in the order of sizes and `CONTENDERS`; a contender that cannot run is a row with a note.
+
+    The 1-d cut comes last, at one setting: no goal is about it, its kernels are compiled on the way, and time on a GPU
+    is short.
+    """
+    cuts = dict.fromkeys(contender.cut for contender in CONTENDERS)
+    cases = [(cut, size, dtype) for dtype in dtypes for size in sizes() for cut in cuts]
+    for cut, size, dtype in sorted(cases, key=lambda case: case[0] == "1-d"):
+        if cut != "1-d" or (size.image, size.b) == SETTINGS[0]:
+            yield from _measure_cut(cut, size, dtype, device, card, counted, repeats)
 
 
 def _measure_cut(
@@ -87,7 +92,7 @@ def _measure_cut(
         exact = contenders[0].prepare({key: v.float() for key, v in tensors.items()})
         shape = exact.forward().shape
         dy = torch.randn(shape, generator=torch.Generator(device).manual_seed(1), device=device).to(dtype)
-        expected = _results(exact, dy.float())
+        expected, _ = _results(exact, dy.float())
         del exact
     except Exception as error:  # then nothing says what is right
         for contender in contenders:
@@ -116,11 +121,10 @@ def _measure_one(
     counted: Counts,
     repeats: int,
 ) -> Row:
-    found = _results(prepared, dy)
+    found, own_dy = _results(prepared, dy)
     difference = _difference(found, expected)
     if not difference <= GATES[dtype]:  # NaN too
         return replace(row, difference=difference, note=f"WRONG by {difference:.0e}, so its time is not reported")
-    own_dy = prepared.to_own(dy).to(prepared.forward().dtype)
     del found
 
     def forward() -> Tensor:
@@ -132,12 +136,20 @@ def _measure_one(
         return torch.autograd.grad(y, prepared.leaves, own_dy)
 
     device, size = dy.device, row.size
+
+    def on_device(run: Callable[[], object]) -> float | None:
+        if device.type == "cpu" or contender.name == "torch":  # see `LEGEND`
+            return None
+        return median_ms(run, device, repeats, host_ahead=True)
+
     with_floors = contender.cut == "scan"
     return replace(
         row,
         difference=difference,
         forward_ms=median_ms(forward, device, repeats),
         forward_backward_ms=median_ms(both, device, repeats),
+        device_forward_ms=on_device(forward),
+        device_forward_backward_ms=on_device(both),
         floors_forward=floors(size, dtype, card, False, counted) if with_floors else None,
         floors_forward_backward=floors(size, dtype, card, True, counted) if with_floors else None,
         peak_bytes=peak_bytes(both, device, beyond=True),
@@ -155,18 +167,40 @@ def _difference(found: list[Tensor], expected: list[Tensor]) -> float:
     return max(of_all + of_tokens)
 
 
-def _results(prepared: Prepared, dy: Tensor) -> list[Tensor]:
-    """y and every gradient, float32, maps in our layout."""
+def _results(prepared: Prepared, dy: Tensor) -> tuple[list[Tensor], Tensor]:
+    """y and every gradient, float32, maps in our layout; and dy as the contender takes it."""
     y = prepared.forward()
-    dx, *rest = torch.autograd.grad(y, prepared.leaves, prepared.to_own(dy).to(y.dtype))
-    return [prepared.to_ours(y.detach()).float(), prepared.to_ours(dx).float(), *(g.float() for g in rest)]
+    own_dy = prepared.to_own(dy).to(y.dtype)
+    dx, *rest = torch.autograd.grad(y, prepared.leaves, own_dy)
+    return [prepared.to_ours(y.detach()).float(), prepared.to_ours(dx).float(), *(g.float() for g in rest)], own_dy
+
+
+def kernel_times(device: torch.device) -> str:
+    """Where our scan's time goes, kernel by kernel: forward and backward, at the first and the last stage of a network.
+
+    To be asked for after all timing: a profiler may leave launches slower than they were.
+    """
+    scan = next(c for c in CONTENDERS if (c.name, c.cut) == ("triton", "scan"))
+    tables = []
+    for size in (sizes()[0], sizes()[3]):
+        prepared = scan.prepare(draw(size, torch.bfloat16, device))
+        dy = torch.randn_like(prepared.forward())
+        torch.autograd.grad(prepared.forward(), prepared.leaves, dy)
+        torch.cuda.synchronize(device)
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+            torch.autograd.grad(prepared.forward(), prepared.leaves, dy)
+            torch.cuda.synchronize(device)
+        times = profile.key_averages().table(sort_by="self_device_time_total", row_limit=15)
+        tables.append(f"scan, bfloat16, stage {size.stage}, {size.image} px, batch {size.b}:\n{times}")
+    return "\n".join(tables)
 
 
 def table(rows: list[Row]) -> str:
     """Rows as lines for a terminal."""
     lines = [
         f"{'cut':5}{'contender':29}{'dtype':9}{'stage':>6}{'image':>6}{'batch':>6}{'fwd ms':>9}{'floor':>7}"
-        f"{'f+b ms':>9}{'floor':>7}{'instr. fwd, f+b ms':>20}{'peak MB':>9}{'kept B':>7}{'differ':>8}"
+        f"{'f+b ms':>9}{'floor':>7}{'device fwd, f+b ms':>20}{'instr. fwd, f+b ms':>20}{'peak MB':>9}{'kept B':>7}"
+        f"{'differ':>8}"
     ]
     for row in rows:
         s = row.size
@@ -175,6 +209,7 @@ def table(rows: list[Row]) -> str:
             lines.append(f"{start}  {row.note.partition('. ')[0]}")
             continue
         cells, issue = "", []
+        busy = [f"{ms:.3f}" for ms in (row.device_forward_ms, row.device_forward_backward_ms) if ms is not None]
         for ms, floor in (
             (row.forward_ms, row.floors_forward),
             (row.forward_backward_ms, row.floors_forward_backward),
@@ -183,7 +218,7 @@ def table(rows: list[Row]) -> str:
             if floor is not None and floor.instructions is not None:
                 issue.append(f"{floor.instructions:.3f}")
         lines.append(
-            f"{start}{cells}{', '.join(issue) if row.contender == 'triton' else '':>20}"
+            f"{start}{cells}{', '.join(busy):>20}{', '.join(issue) if row.contender == 'triton' else '':>20}"
             f"{(row.peak_bytes or 0) / 1e6:9.0f}{row.kept_an_element or 0:7.1f}{row.difference or 0:8.0e}"
         )
     return "\n".join(lines)

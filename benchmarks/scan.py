@@ -26,7 +26,7 @@ from benchmarks.contenders import CONTENDERS
 from benchmarks.cpu_paths import CpuRow, cpu_table, time_paths
 from benchmarks.floors import LEGEND, instructions_an_element
 from benchmarks.goals import goals
-from benchmarks.gpu import Row, card, measure, table
+from benchmarks.gpu import Row, card, kernel_times, measure, table
 from benchmarks.host import host_table, host_times
 from benchmarks.models import ModelRow, measure_models, model_table
 from zeromamba.files import write_json
@@ -92,6 +92,8 @@ def main(options: Options) -> None:
     if options.json is not None:
         options.json.parent.mkdir(parents=True, exist_ok=True)
         write_json(options.json, result)
+    if torch.cuda.is_available() and not options.model:
+        print("\n" + kernel_times(torch.device("cuda")))
 
 
 def environment() -> dict[str, Any]:

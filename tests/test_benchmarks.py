@@ -2,17 +2,18 @@
 
 import json
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 import torch
 
 from benchmarks import cpu_paths, gpu
+from benchmarks.ahead_of_time import Compiled
 from benchmarks.contenders import CONTENDERS
-from benchmarks.floors import Card, Size, floors
+from benchmarks.floors import Card, Size, floors, instructions_an_element
 from benchmarks.goals import at_least, at_most, goals
 from benchmarks.gpu import Row
-from benchmarks.scan import Options, main, parse
+from benchmarks.scan import Options, compile_time, main, parse
 from benchmarks.timing import kept_bytes
 
 STAGE_1 = Size(stage=1, image=448, b=16, side=112, d=192, r=6)
@@ -122,6 +123,37 @@ def test_without_a_result_to_compare_with_no_time_is_reported(monkeypatch):
     rows = list(gpu.measure(torch.device("cpu"), H200, (torch.float32,), {}, repeats=1))
     assert [row.contender for row in rows] == ["torch", "other"]
     assert all("no result to compare with: OutOfMemoryError" in row.note for row in rows)
+
+
+def test_sequences_come_last_and_at_the_first_setting_alone(monkeypatch):
+    def prepare(tensors):
+        raise RuntimeError("only the order is asked for")
+
+    contenders = [c for c in CONTENDERS if c.name == "torch" and c.cut != "ss2d"]
+    monkeypatch.setattr(gpu, "CONTENDERS", tuple(replace(c, prepare=prepare) for c in contenders))
+    monkeypatch.setattr(gpu, "sizes", lambda: [Size(1, i, b, 2, 4, 1) for i, b in gpu.SETTINGS[:2]])
+    rows = gpu.measure(torch.device("cpu"), H200, (torch.bfloat16, torch.float32), {}, repeats=1)
+    scans = [("scan", dtype, image) for dtype in ("bfloat16", "float32") for image in (448, 224)]
+    sequences = [("1-d", dtype, 448) for dtype in ("bfloat16", "float32")]
+    assert [(row.cut, row.dtype, row.size.image) for row in rows] == scans + sequences
+
+
+def test_the_table_has_the_device_s_time_beside_that_of_a_call():
+    row = Row("triton", "ss2d", "bfloat16", STAGE_1, forward_ms=1.5, forward_backward_ms=4.5, device_forward_ms=1.25)
+    head, line = gpu.table([replace(row, device_forward_backward_ms=4.25)]).splitlines()
+    end = head.index("device fwd, f+b ms") + len("device fwd, f+b ms")
+    assert line[:end].split()[-4:] == ["1.500", "4.500", "1.250,", "4.250"]
+
+
+def test_instructions_are_taken_from_what_was_compiled_before(tmp_path):
+    row = Compiled("segment_outputs", "stage 1 bfloat16 table", False, 90, 200, 0, 4096, 1000, per_element=40.0)
+    other = replace(row, variant="stage 1 bfloat16 row zoh", per_element=60.0)
+    lines = [json.dumps(asdict(one)) for one in (row, replace(row, per_element=30.0), other)]
+    log = tmp_path / "compile.log"
+    log.write_text("\n".join(["a warning", *lines, lines[0][:40]]))  # cut off by a limit
+    compiled = compile_time(Options(counted=log), stages=(1,), sms=(90,))
+    assert [one.per_element for one in compiled] == [40.0, 30.0, 60.0]
+    assert instructions_an_element(compiled) == {(1, "bfloat16", False): {"segment_outputs": 35.0}}
 
 
 def test_the_command_line_has_the_options_and_their_defaults(monkeypatch):
