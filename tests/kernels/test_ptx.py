@@ -7,6 +7,7 @@ blocks of channels that are full, and that no thread reads what another one may 
 import os
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -26,19 +27,33 @@ pytestmark = pytest.mark.skipif(
     triton.__version__.split(".")[:2] != ["3", "9"], reason="ptx.py knows the instructions that Triton 3.9 writes"
 )
 ROWS, WINDOWS = (Route(), Route(reverse=True)), (Route(window=7), Route(window=7, reverse=True))
-#: All that benchmarks/ahead_of_time.py compiles: stage, dtype, routes, discretisation, N, whether dt is given. Channels
-#: are the stage's, where the name says no other number.
+
+
+class Case(NamedTuple):
+    """A scan of a stage of VMamba."""
+
+    stage: int = 1
+    dtype: torch.dtype = torch.bfloat16
+    routes: tuple[Route, ...] = SS2D
+    discretization: str = "euler"
+    n: int = 1
+    dt_given: bool = False
+    channels: int | None = None  # other than the stage's
+    every_cut: bool = False  # of two images, and for sm_80, too
+
+
+#: All that benchmarks/ahead_of_time.py compiles.
 CASES = {
-    f"stage {stage} {str(dtype).removeprefix('torch.')}": (stage, dtype, SS2D, "euler", 1, False)
+    f"stage {stage} {str(dtype).removeprefix('torch.')}": Case(stage, dtype, every_cut=stage == 1)
     for stage in STAGES
     for dtype in (torch.bfloat16, torch.float32)
 } | {
-    "zoh": (1, torch.bfloat16, SS2D, "zoh", 1, False),
-    "N=16": (1, torch.bfloat16, SS2D, "euler", 16, False),
-    "windowed": (1, torch.bfloat16, WINDOWS, "euler", 1, False),
-    "dt-given": (1, torch.bfloat16, ROWS, "euler", 1, True),
-    "d=96": (1, torch.bfloat16, ROWS, "euler", 1, False),
-    "float16": (1, torch.float16, SS2D, "euler", 1, False),
+    "zoh": Case(discretization="zoh"),
+    "N=16": Case(n=16),
+    "windowed": Case(routes=WINDOWS),
+    "dt-given": Case(routes=ROWS, dt_given=True),
+    "d=96": Case(routes=ROWS, channels=96),
+    "float16": Case(dtype=torch.float16),
 }
 
 
@@ -50,12 +65,11 @@ def process(call):
 
 
 def agrees(case):
-    """Maps of 3 chunks, of which 2 are a segment. In stage 1 each its own or all one, too, of two images; and sm_80."""
-    stage, dtype, routes, discretization, n, dt_given = CASES[case]
+    """Maps of 3 chunks, of which 2 are a segment, or where every cut is asked for each its own or all one, too."""
+    stage, dtype, routes, discretization, n, dt_given, channels, every_cut = CASES[case]
     _, d, r = STAGES[stage]
-    d, k = 96 if case == "d=96" else d, len(routes)
-    stage_1 = case.startswith("stage 1 ")
-    inputs = make(b=1 + stage_1, h=7, w=6, d=d, n=n, r=r, k=k, dtype=dtype)
+    d, k = channels or d, len(routes)
+    inputs = make(b=1 + every_cut, h=7, w=6, d=d, n=n, r=r, k=k, dtype=dtype)
     if dt_given:
         dt = make(b=1, h=7, w=6, r=d, k=k, dtype=dtype).dt_low.abs() / 10
         inputs = inputs._replace(dt_low=dt, dt_weight=None, dt_bias=inputs.dt_bias.abs() / 10)
@@ -64,8 +78,8 @@ def agrees(case):
     lanes = len(inputs.x) * k * Config().blocks_d(d)
     with pytest.MonkeyPatch.context() as patch:
         poison(patch)
-        for sm in (90, 80) if stage_1 else (90,):
-            for segments in (2, 3, 1) if stage_1 else (2,):
+        for sm in (90, 80) if every_cut else (90,):
+            for segments in (2, 3, 1) if every_cut else (2,):
                 config = Config(programs=segments * lanes)
                 patch.setattr(triton_ss2d, "config_for", lambda device, config=config: config)
                 with no_card(Card(sm)):
