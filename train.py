@@ -134,7 +134,7 @@ def main(argv: list[str] | None = None) -> None:
         else:
             build_model(settings, data.V)  # a wrong weights file is found now, not after the first seed
             folder = command.resume or command.out or new_folder(data)
-            settings = open_run(folder, settings, data)
+            settings = open_run(folder, settings, data, device)
     with ends_in_a_line(
         interrupted="interrupted" if command.eval else f"interrupted: python train.py --resume {folder} goes on",
         memory="A smaller --batch-size needs less memory, and so does --grad-checkpoint",

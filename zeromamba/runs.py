@@ -14,7 +14,6 @@ import torch
 from .data import ZSLData, differences, fingerprints
 from .files import read_json, write_json
 from .settings import Settings
-from .training import pick_device
 
 # What concerns the machine rather than the result: may change when a run goes on elsewhere.
 MACHINE_SETTINGS = {"data_root", "device", "workers", "check_images", "scan", "grad_checkpoint"}
@@ -49,11 +48,11 @@ def _unwritable(folder: Path, error: OSError, *, goes_on: bool) -> ValueError:
     return ValueError(f"{folder}: cannot write there ({error}): {advice}")
 
 
-def open_run(folder: Path, settings: Settings, data: ZSLData) -> Settings:
+def open_run(folder: Path, settings: Settings, data: ZSLData, device: torch.device) -> Settings:
     """Make a run's folder, or check that it is this run's; returns its settings, with the seeds that it had before.
 
     Raises:
-        ValueError: if it cannot be written, or holds a run with other settings or on other data; as `pick_device`.
+        ValueError: if it cannot be written, or holds a run with other settings or on other data.
     """
     if goes_on := (folder / "settings.json").exists():
         kept = load_settings(folder)
@@ -64,7 +63,7 @@ def open_run(folder: Path, settings: Settings, data: ZSLData) -> Settings:
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / "data.json", fingerprints(data))
         write_json(folder / "settings.json", settings.to_json())
-        write_json(folder / "versions.json", versions(pick_device(settings.device)))
+        write_json(folder / "versions.json", versions(device))
     except OSError as error:
         raise _unwritable(folder, error, goes_on=goes_on) from error
     return settings

@@ -97,7 +97,7 @@ def main(argv: list[str] | None = None) -> None:
         device = pick_device(command.device)
         cells = plan_all(command, experiment, out)
         folder.mkdir(parents=True, exist_ok=True)
-        open_all(cells)
+        open_all(cells, device)
     goes_on = "started again, it goes on"
     with ends_in_a_line(
         f"; {goes_on}", interrupted=f"interrupted: {goes_on}", memory="--grad-checkpoint needs less memory"

@@ -121,7 +121,7 @@ def run_all(cells: list[Cell], device: torch.device) -> Iterator[Cell]:
         yield cell
 
 
-def open_all(cells: list[Cell]) -> None:
+def open_all(cells: list[Cell], device: torch.device) -> None:
     """Make the run folders, or check that they are these runs'.
 
     Raises:
@@ -129,4 +129,4 @@ def open_all(cells: list[Cell]) -> None:
     """
     for cell in cells:
         if cell.unavailable is None:
-            open_run(cell.folder, cell.settings, cell.data)
+            open_run(cell.folder, cell.settings, cell.data, device)
