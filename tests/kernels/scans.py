@@ -59,6 +59,13 @@ def make(b=2, h=3, w=5, d=4, n=1, r=2, k=4, dtype=torch.float32, seed=0):
     )
 
 
+def with_dt_given(inputs, seed=0):
+    """These inputs with a dt for every channel, none negative, in place of the low-rank one and its weight."""
+    b, h, w, d = inputs.x.shape
+    dt = make(b, h, w, r=d, k=len(inputs.A), dtype=inputs.x.dtype, seed=seed).dt_low.abs() / 10
+    return inputs._replace(dt_low=dt, dt_weight=None, dt_bias=inputs.dt_bias.abs() / 10)
+
+
 def poison(monkeypatch):
     """What is allocated without being initialised holds NaN, so that nothing unwritten is ever read unnoticed."""
 

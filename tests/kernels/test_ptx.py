@@ -15,7 +15,7 @@ import triton
 import triton.language as tl
 from compiling import program
 from ptx import Card, Race
-from scans import Expected, expect, make, poison, with_gradients
+from scans import Expected, expect, make, poison, with_dt_given, with_gradients
 
 from benchmarks.ahead_of_time import STAGES
 from benchmarks.host import no_card
@@ -71,8 +71,7 @@ def agrees(case):
     d, k = channels or d, len(routes)
     inputs = make(b=1 + every_cut, h=7, w=6, d=d, n=n, r=r, k=k, dtype=dtype)
     if dt_given:
-        dt = make(b=1, h=7, w=6, r=d, k=k, dtype=dtype).dt_low.abs() / 10
-        inputs = inputs._replace(dt_low=dt, dt_weight=None, dt_bias=inputs.dt_bias.abs() / 10)
+        inputs = with_dt_given(inputs)
     dy = torch.randn(inputs.x.shape, generator=torch.Generator().manual_seed(1)).to(dtype)
     expected = expect(inputs, routes, discretization, dy.double(), softplus=not dt_given, rounded=True)
     lanes = len(inputs.x) * k * Config().blocks_d(d)

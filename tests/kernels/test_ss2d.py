@@ -7,7 +7,19 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from scans import DEVICE, ROUTE_SETS, UNIT, expect, inputs64, make, poison, reference_scan, rms, with_gradients
+from scans import (
+    DEVICE,
+    ROUTE_SETS,
+    UNIT,
+    expect,
+    inputs64,
+    make,
+    poison,
+    reference_scan,
+    rms,
+    with_dt_given,
+    with_gradients,
+)
 
 from benchmarks.ahead_of_time import recorded_launches
 from zeromamba.kernels import SS2D, Route, ss2d, triton_ss2d, vectorised
@@ -312,9 +324,7 @@ def test_other_orders_discretisations_dtypes_and_channels_at_a_real_size(routes,
 
 @pytest.mark.gpu
 def test_dt_given_at_a_real_size():
-    inputs = make(b=2, h=28, w=28, d=192, r=6, k=2, dtype=torch.bfloat16)
-    dt = make(b=2, h=28, w=28, d=192, r=192, k=2, dtype=torch.bfloat16, seed=2).dt_low.abs() / 10
-    inputs = inputs._replace(dt_low=dt, dt_weight=None, dt_bias=inputs.dt_bias.abs() / 10)
+    inputs = with_dt_given(make(b=2, h=28, w=28, d=192, r=6, k=2, dtype=torch.bfloat16), seed=2)
     dy, routes = torch.randn_like(inputs.x), ROUTE_SETS["rows"]
     expected = expect(inputs, routes, "euler", dy.double(), softplus=False)
     expected.check(with_gradients(lambda i: scan(i, routes, "euler", False, "triton")[0], inputs, dy))
