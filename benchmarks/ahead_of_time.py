@@ -45,7 +45,10 @@ class Compiled:
     """A kernel's machine code, counted."""
 
     kernel: str
-    variant: str
+    stage: int
+    dtype: str  # without "torch."
+    order: str  # how it meets the tokens: along rows or by a table, and in which direction
+    special: str  # what sets it apart from what VMamba runs: "zoh", "N=16", ...; or nothing
     backward: bool  # the pass that it belongs to
     sm: int
     registers: int
@@ -62,6 +65,24 @@ class Launch:
     kernel: str
     arguments: dict[str, Any]
     options: dict[str, Any]  # the compiler's
+
+    @property
+    def order(self) -> str:
+        """How the kernel meets the tokens."""
+        a = self.arguments
+        names = ["row" if a.get("order_ptr") is None else "table"]
+        return " ".join(names + ["reverse"] * (a.get("STEP") == -1) + ["adjoint"] * bool(a.get("ADJOINT")))
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A launch to compile, and what it is of: see `Compiled`."""
+
+    stage: int
+    dtype: torch.dtype
+    backward: bool
+    launch: Launch
+    special: str = ""
 
 
 @contextmanager
@@ -144,8 +165,9 @@ def compile_launch(launch: Launch, sm: int) -> Any:
     return triton.compile(source, target=GPUTarget("cuda", sm, 32), options=launch.options)
 
 
-def count(launch: Launch, variant: str, backward: bool, sm: int) -> Compiled:
+def count(variant: Variant, sm: int) -> Compiled:
     """Registers, spills, shared memory and instructions of a launch's machine code."""
+    launch = variant.launch
     compiled = compile_launch(launch, sm)
     tool = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
@@ -165,8 +187,11 @@ def count(launch: Launch, variant: str, backward: bool, sm: int) -> Compiled:
         elements = BLOCK_L * a["BLOCK_D"] * a.get("ROUTES", 1)
     return Compiled(
         launch.kernel,
-        variant,
-        backward,
+        variant.stage,
+        str(variant.dtype).removeprefix("torch."),
+        launch.order,
+        variant.special,
+        variant.backward,
         sm,
         resources["REG"],
         resources["STACK"],
@@ -178,8 +203,8 @@ def count(launch: Launch, variant: str, backward: bool, sm: int) -> Compiled:
 
 def variants(
     stages: Iterable[int] = STAGES, dtypes: Iterable[torch.dtype] = (torch.bfloat16, torch.float32)
-) -> Iterator[tuple[str, bool, Launch]]:
-    """Every configuration of VMamba, each kernel once: its name, whether it is of the backward, its launch.
+) -> Iterator[Variant]:
+    """Every configuration of VMamba, each kernel once.
 
     All of one dtype come before the next: where time is short, the first is done.
     """
@@ -189,11 +214,11 @@ def variants(
             for backward in (False, True):
                 for launch in launches(stage, dtype, "euler", 1, backward):
                     if launch.kernel not in ALIKE or launch.kernel not in met:
-                        yield _name(stage, dtype, launch), backward, launch
+                        yield Variant(stage, dtype, backward, launch)
                     met.add(launch.kernel)
 
 
-def other_variants(stage: int = 1, dtype: torch.dtype = torch.bfloat16) -> Iterator[tuple[str, bool, Launch]]:
+def other_variants(stage: int = 1, dtype: torch.dtype = torch.bfloat16) -> Iterator[Variant]:
     """What other models and eq. (2) run, and another dtype.
 
     Exact discretisation, N = 16, LocalMamba's windows, dt given (Mamba's op), channels that fill no block (VMamba-T's
@@ -208,24 +233,16 @@ def other_variants(stage: int = 1, dtype: torch.dtype = torch.bfloat16) -> Itera
             "dt-given": launches(stage, dtype, "euler", 1, backward, both_ways, dt_given=True),
             "d=96": launches(stage, dtype, "euler", 1, backward, both_ways, channels=96),
         }
-        for name, noted in others.items():
+        for special, noted in others.items():
             for launch in noted:
                 if launch.kernel not in ALIKE or (launch.arguments.get("WINDOWED") and not backward):
-                    yield f"{_name(stage, dtype, launch)} {name}", backward, launch
-    yield from (variant for variant in variants([stage], [torch.float16]) if variant[-1].kernel not in ALIKE)
+                    yield Variant(stage, dtype, backward, launch, special)
+    yield from (variant for variant in variants([stage], [torch.float16]) if variant.launch.kernel not in ALIKE)
 
 
-def _name(stage: int, dtype: torch.dtype, launch: Launch) -> str:
-    a = launch.arguments
-    names = [f"stage {stage}", str(dtype).removeprefix("torch."), "row" if a.get("order_ptr") is None else "table"]
-    return " ".join(names + ["reverse"] * (a.get("STEP") == -1) + ["adjoint"] * bool(a.get("ADJOINT")))
-
-
-def count_all(
-    chosen: Iterable[tuple[str, bool, Launch]], sms: Iterable[int], jobs: int | None = None
-) -> Iterator[Compiled]:
-    """`count` of each launch for each architecture, in their order, in `jobs` processes (as many as cores)."""
-    work = [(launch, name, backward, sm) for name, backward, launch in chosen for sm in sms]
+def count_all(chosen: Iterable[Variant], sms: Iterable[int], jobs: int | None = None) -> Iterator[Compiled]:
+    """`count` of each for each architecture, in their order, in `jobs` processes (as many as cores)."""
+    work = [(variant, sm) for variant in chosen for sm in sms]
     spawn = multiprocessing.get_context("spawn")  # a process that has used CUDA must not fork
     with ProcessPoolExecutor(jobs or os.cpu_count(), spawn) as pool:
         yield from pool.map(count, *zip(*work, strict=True))
@@ -233,8 +250,9 @@ def count_all(
 
 def line(row: Compiled) -> str:
     """One line of the table."""
+    name = f"stage {row.stage} {row.dtype} {row.order} {row.special}"
     return (
-        f"{row.kernel:16} {row.variant:36} sm_{row.sm} registers {row.registers:3} spilled {row.spilled:4} "
+        f"{row.kernel:16} {name:36} sm_{row.sm} registers {row.registers:3} spilled {row.spilled:4} "
         f"shared {row.shared:6} instructions {row.instructions:5} an element {row.per_element:6.1f}"
     )
 

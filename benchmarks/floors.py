@@ -1,6 +1,5 @@
 """The least time that a scan can take on a card, from counts: bytes, special functions, instructions."""
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -14,7 +13,6 @@ Counts = Mapping[tuple[int, str, bool], Mapping[str, float]]
 WARP = 32
 SPECIAL_A_CLOCK = 16  # special functions of a multiprocessor a clock (sm_80, sm_90)
 ISSUED_A_CLOCK = 4 * WARP  # instructions of a multiprocessor a clock, counted by thread: four warps issue one each
-VMAMBA = re.compile(r"stage (\d) (\w+) (?:row|table)(?: reverse)?(?: adjoint)?")  # names of `variants`, not of others
 
 
 @dataclass(frozen=True)
@@ -100,14 +98,12 @@ def share(kernel: str, size: Size, backward: bool) -> float:
 def instructions_an_element(rows: list[Compiled]) -> Counts:
     """Instructions an element and direction of each kernel of a pass, by stage, dtype, and whether of the backward.
 
-    It is the mean over the kernel's launches, one for each route or pair of routes, since each covers its own. Of
-    VMamba's, that is: what other models run has a name of its own behind it.
+    It is the mean over the launches of VMamba, one for each route or pair of routes, since each covers its own.
     """
     found: dict[tuple[int, str, bool], dict[str, list[float]]] = {}
     for row in rows:
-        name = VMAMBA.fullmatch(row.variant)
-        if name and row.kernel not in ALIKE:  # of a 16th of a segment's work, and less
-            key = (int(name[1]), name[2], row.backward)
+        if not row.special and row.kernel not in ALIKE:  # of a 16th of a segment's work, and less
+            key = (row.stage, row.dtype, row.backward)
             found.setdefault(key, {}).setdefault(row.kernel, []).append(row.per_element)
     return {key: {kernel: sum(v) / len(v) for kernel, v in kernels.items()} for key, kernels in found.items()}
 

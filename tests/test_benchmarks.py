@@ -146,8 +146,8 @@ def test_the_table_has_the_device_s_time_beside_that_of_a_call():
 
 
 def test_instructions_are_taken_from_what_was_compiled_before(tmp_path):
-    row = Compiled("segment_outputs", "stage 1 bfloat16 table", False, 90, 200, 0, 4096, 1000, per_element=40.0)
-    other = replace(row, variant="stage 1 bfloat16 row zoh", per_element=60.0)
+    row = Compiled("segment_outputs", 1, "bfloat16", "table", "", False, 90, 200, 0, 4096, 1000, per_element=40.0)
+    other = replace(row, special="zoh", per_element=60.0)
     lines = [json.dumps(asdict(one)) for one in (row, replace(row, per_element=30.0), other)]
     log = tmp_path / "compile.log"
     log.write_text("\n".join(["a warning", *lines, lines[0][:40]]))  # cut off by a limit

@@ -8,6 +8,8 @@ import subprocess
 import pytest
 from compiling import REPOSITORY, program
 
+from benchmarks.ahead_of_time import Compiled
+
 COMPILING = pytest.StashKey()
 
 
@@ -40,8 +42,8 @@ def pytest_unconfigure(config):
 
 @pytest.fixture(scope="session")
 def compiled(request):
-    """What benchmarks/ahead_of_time.py counts of every configuration, as dictionaries."""
+    """What benchmarks/ahead_of_time.py counts of every configuration."""
     process = request.config.stash[COMPILING]
     counted, errors = process.communicate()
     assert process.returncode == 0, errors
-    return [json.loads(line) for line in counted.splitlines()]
+    return [Compiled(**json.loads(line)) for line in counted.splitlines()]
