@@ -43,28 +43,55 @@ class CommandLine(Settings):
         return Settings(**{f.name: getattr(self, f.name) for f in fields(Settings)})
 
 
-def parse(argv: list[str] | None) -> CommandLine:
-    """The command line; settings not given come from the preset, the resumed run, or the evaluated checkpoint."""
+def parse(argv: list[str] | None) -> tuple[CommandLine, Checkpoint | None]:
+    """The command line, and the checkpoint of ours that it evaluates.
+
+    Settings that are not given come from the preset, the resumed run, or that checkpoint.
+    """
     argv = expand_home(argv)
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     for option, default in ("--dataset", "demo"), ("--preset", "paper"), ("--resume", None), ("--eval", None):
         first.add_argument(option, nargs="?", default=default, const=default)  # tyro says what is wrong with it
     known, _ = first.parse_known_args(argv)
     ours = known.eval and not known.eval.endswith(RELEASED_SUFFIX)
+    checkpoint = load_checkpoint(Path(known.eval)) if ours else None
     if known.resume:
         base = load_settings(Path(known.resume))
-    elif ours:
-        base = load_checkpoint(Path(known.eval)).settings.anywhere()
+    elif checkpoint:
+        base = checkpoint.record.settings.anywhere()
     else:
         base = preset(known.dataset, "small" if known.preset == "small" else "paper")
     command = tyro.cli(CommandLine, args=argv, default=CommandLine(**vars(base)))
-    if ours and (change := first_change(base, command.settings(), MEASURED_WITH)):
+    if checkpoint and (change := first_change(base, command.settings(), MEASURED_WITH)):
         raise ValueError(f"{command.eval} was trained with {change}, which --eval does not change: leave it out")
     if command.resume and (command.eval or command.out):
         raise ValueError(
             f"--resume {command.resume} goes on in that folder: give no --{'eval' if command.eval else 'out'}"
         )
-    return command
+    return command, checkpoint
+
+
+def prepare_training(command: CommandLine, settings: Settings, device: torch.device) -> tuple[Settings, ZSLData, Path]:
+    """The run's settings, its data, and its folder, after a check of all that training needs."""
+    settings.fixed_gamma()
+    scratch = "; from scratch: --weights None, or --preset small for a small machine"
+    (data,) = load_data_sets([settings], [text + scratch for text in missing_weights(settings)])
+    build_model(settings, data.V)  # a wrong weights file is found now, not after the first seed
+    folder = command.resume or command.out or new_folder(data)
+    return open_run(folder, settings, data, device), data, folder
+
+
+def prepare_evaluation(
+    path: Path, checkpoint: Checkpoint | None, settings: Settings
+) -> tuple[Checkpoint, ZeroShotModel, ZSLData]:
+    """A checkpoint, ours or (None) the released code's at `path`, its model, and the data to measure it on."""
+    gamma, missing = settings.fixed_gamma(), [] if path.is_file() else [f"--eval {path}: there is no such file"]
+    if not checkpoint and not missing:
+        check_adoptable(path, settings, gamma)
+    (data,) = load_data_sets([settings], missing)
+    checkpoint = checkpoint or adopt_released(path, settings, data, gamma)
+    checkpoint.check_fits(data)
+    return checkpoint, restore_model(checkpoint, settings), data
 
 
 def train(settings: Settings, data: ZSLData, folder: Path, device: torch.device) -> None:
@@ -87,9 +114,9 @@ def evaluate(
     record = checkpoint.record
     gamma, chosen_by = record.gamma, record.chosen_by
     if settings.gamma is not None and settings.gamma != gamma:
-        gamma, chosen_by = settings.gamma, replace(checkpoint.settings, gamma=settings.gamma).chosen_by
+        gamma, chosen_by = settings.gamma, replace(record.settings, gamma=settings.gamma).chosen_by
     for name in ("image_size", "precision"):
-        trained, measured = getattr(checkpoint.settings, name), getattr(settings, name)
+        trained, measured = getattr(record.settings, name), getattr(settings, name)
         if measured != trained:
             chosen_by += f"; measured with --{name.replace('_', '-')} {measured}, trained with {trained}"
     evaluation = evaluate_split(model.to(device), data, final_split(data), settings, gamma, device)
@@ -110,37 +137,21 @@ def evaluate(
 
 def main(argv: list[str] | None = None) -> None:
     with ends_in_a_line():  # whatever the user gave is checked before anything is computed
-        command = parse(argv)
+        command, checkpoint = parse(argv)
         settings = command.settings()
         device = pick_device(settings.device)
-        gamma = settings.fixed_gamma()
-        released = command.eval is not None and command.eval.suffix == RELEASED_SUFFIX
-        if command.eval is None:
-            scratch = "; from scratch: --weights None, or --preset small for a small machine"
-            missing = [text + scratch for text in missing_weights(settings)]
-        else:
-            missing = [] if command.eval.is_file() else [f"--eval {command.eval}: there is no such file"]
-            if released and not missing:
-                check_adoptable(command.eval, settings, gamma)
-        (data,) = load_data_sets([settings], missing)
         if command.eval:
-            checkpoint = (
-                adopt_released(command.eval, settings, data, gamma) if released else load_checkpoint(command.eval)
-            )
-            checkpoint.check_fits(data)
-            model = restore_model(checkpoint, settings)
+            measured, model, data = prepare_evaluation(command.eval, checkpoint, settings)
             if command.out:
                 command.out.mkdir(parents=True, exist_ok=True)
         else:
-            build_model(settings, data.V)  # a wrong weights file is found now, not after the first seed
-            folder = command.resume or command.out or new_folder(data)
-            settings = open_run(folder, settings, data, device)
+            settings, data, folder = prepare_training(command, settings, device)
     with ends_in_a_line(
         interrupted="interrupted" if command.eval else f"interrupted: python train.py --resume {folder} goes on",
         memory="A smaller --batch-size needs less memory, and so does --grad-checkpoint",
     ):
         if command.eval:
-            evaluate(checkpoint, model, settings, data, device, command.out)
+            evaluate(measured, model, settings, data, device, command.out)
         else:
             train(settings, data, folder, device)
 

@@ -59,8 +59,8 @@ def test_all_score_alike_and_what_they_add_to_the_backbone_learns(components, va
 def test_a_checkpoint_of_any_composition_restores_it(components, tmp_path):
     model = make(components)
     settings = replace(preset("demo", "small"), components=components)
-    record = Record(settings.to_json(), 0, 1, 0.1, "", "demo", ("x",) * 3, (0,), ("y",) * a, {})
+    record = Record(settings, 0, 1, 0.1, "", "demo", ("x",) * 3, (0,), ("y",) * a, {})
     checkpoint = Checkpoint(record, model.state_dict(), torch.rand(3, a), tmp_path)
-    again = restore_model(checkpoint, checkpoint.settings)
+    again = restore_model(checkpoint, settings)
     images = torch.randn(1, 3, 64, 64)
     torch.testing.assert_close(again.eval()(images), model.eval()(images), rtol=0, atol=0)

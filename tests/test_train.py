@@ -331,7 +331,7 @@ def test_a_run_has_a_folder_of_its_own_under_the_name_of_its_data(tiny, tmp_path
 
 def test_a_tilde_is_the_home_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
-    command = train.parse(["--out=~/run", "--data-root", "~/data=0", "--weights=~/w=~.pth", "--dataset=~/birds"])
+    command, _ = train.parse(["--out=~/run", "--data-root", "~/data=0", "--weights=~/w=~.pth", "--dataset=~/birds"])
     assert (command.out, command.data_root) == (tmp_path / "run", tmp_path / "data=0")
     assert (command.weights, command.dataset) == (tmp_path / "w=~.pth", str(tmp_path / "birds"))
     assert str(tmp_path / "run") in error_of("--resume=~/run")

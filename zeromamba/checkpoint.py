@@ -7,7 +7,6 @@ of `Record`.
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
@@ -32,7 +31,7 @@ ZEROMAMBA_KEYS = {
 RELEASED_SUFFIX = ".pth"  # of the released code's files; ours are .safetensors
 
 # The parts of a data set (`fingerprints`) without which a checkpoint cannot be measured honestly.
-TRAINED_ON = {"unseen classes", "attributes of the classes", "training images"}
+TRAINED_ON = ("unseen classes", "attributes of the classes", "training images")
 
 
 def in_zeromamba(name: str) -> str:
@@ -52,7 +51,7 @@ RELEASED = Released(
 class Record:
     """What must be known to use the weights."""
 
-    settings: dict[str, Any]  # Settings.to_json
+    settings: Settings
     seed: int
     epoch: int
     gamma: float
@@ -67,7 +66,7 @@ class Record:
     def of(cls, data: ZSLData, *, settings: Settings, seed: int, epoch: int, gamma: float, chosen_by: str) -> "Record":
         """The record of a model for `data`."""
         return cls(
-            settings=settings.to_json(),
+            settings=settings,
             seed=seed,
             epoch=epoch,
             gamma=gamma,
@@ -93,10 +92,6 @@ class Checkpoint:
     Z: Tensor
     source: Path
 
-    @property
-    def settings(self) -> Settings:
-        return Settings.from_json(self.record.settings, str(self.source))
-
     def check_fits(self, data: ZSLData) -> None:
         """Raise ValueError unless `data` is what these weights were trained on; test images may be others."""
         record = self.record
@@ -109,8 +104,8 @@ class Checkpoint:
                     f"{self.source} is a checkpoint of {record.dataset!r} with {len(ours)} {what}, but {data.name!r} "
                     f"has {len(theirs)}, {_unlike(ours, theirs)}: give the data set it was trained on"
                 )
-        found = {part: digest for part, digest in fingerprints(data).items() if part in TRAINED_ON}
-        if different := differences(record.data, found):
+        now = fingerprints(data)
+        if different := differences(record.data, {part: now[part] for part in TRAINED_ON}):
             raise ValueError(
                 f"{self.source} was trained on {record.dataset!r} when it was another: {different} differ from what "
                 f"{data.name!r} is now, and images it was trained on might count as test images: restore the data set"
@@ -128,7 +123,8 @@ def _unlike(ours: tuple[str, ...], theirs: tuple[str, ...]) -> str:
 
 def save_checkpoint(path: Path, model: ZeroShotModel, data: ZSLData, record: Record) -> None:
     """Write a checkpoint atomically."""
-    save_safetensors({**model.state_dict(), "Z": data.Z}, path, {"zeromamba": json.dumps(asdict(record))})
+    values = asdict(record) | {"settings": record.settings.to_json()}
+    save_safetensors({**model.state_dict(), "Z": data.Z}, path, {"zeromamba": json.dumps(values)})
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
@@ -144,7 +140,8 @@ def load_checkpoint(path: Path) -> Checkpoint:
         values = json.loads(metadata["zeromamba"])
         Z = state.pop("Z")
         lists = {k: tuple(values[k]) for k in ("class_names", "seen", "attribute_names")}
-        record = Record(**{**values, **lists})
+        settings = Settings.from_json(values["settings"], str(path))
+        record = Record(**{**values, **lists, "settings": settings})
     except (KeyError, TypeError, json.JSONDecodeError) as error:
         raise ValueError(
             f"{path}: no zeromamba checkpoint (its metadata or tensors lack {error}): "

@@ -161,7 +161,7 @@ def name_pictures(
     model: ZeroShotModel, pictures: list[Path], checkpoint: Checkpoint, classes: Classes, device: torch.device
 ) -> Iterator[tuple[Path, Prediction | ValueError]]:
     """Each picture and what it shows, or what is wrong with its file."""
-    settings, attribute_names = checkpoint.settings, checkpoint.record.attribute_names
+    settings, attribute_names = checkpoint.record.settings, checkpoint.record.attribute_names
     files = ImageFiles(Path(), [str(path) for path in pictures])
     dataset = ImageDataset(files, torch.arange(len(pictures)), settings.image_size)
 
@@ -210,7 +210,7 @@ def main(argv: list[str] | None = None) -> None:
         checkpoint = load_checkpoint(command.checkpoint)
         classes = candidates(command, checkpoint)
         pictures = find_pictures(command.pictures)
-        model = restore_model(checkpoint, checkpoint.settings.anywhere()).to(device)
+        model = restore_model(checkpoint, checkpoint.record.settings.anywhere()).to(device)
         if command.json:
             require_writable(command.json)
         unread = tell(command, classes, name_pictures(model, pictures, checkpoint, classes, device))

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 import train
 from zeromamba.build import build_model
 from zeromamba.checkpoint import Record, save_checkpoint
-from zeromamba.data import fingerprints, load_dataset
+from zeromamba.data import load_dataset
 from zeromamba.settings import preset
 
 TINY = ("--preset", "small", "--image-size", "32", "--epochs", "1", "--workers", "0", "--device", "cpu")
@@ -121,19 +121,9 @@ def test_unwritable_folder(cub, error_of, tmp_path, out):
 def checkpoint(cub, tmp_path):
     """A checkpoint of the small CUB, and a way to change its tensors."""
     cub.write()
-    settings, data = replace(preset("cub", "small"), epochs=1), load_dataset("cub", cub.root, seed=0)
-    record = Record(
-        settings=settings.to_json() | {"data_root": str(cub.root)},
-        seed=0,
-        epoch=1,
-        gamma=0.1,
-        chosen_by="test",
-        dataset="cub",
-        class_names=data.class_names,
-        seen=tuple(data.seen.tolist()),
-        attribute_names=data.attribute_names,
-        data=fingerprints(data),
-    )
+    settings = replace(preset("cub", "small"), epochs=1, data_root=cub.root)
+    data = load_dataset("cub", cub.root, seed=0)
+    record = Record.of(data, settings=settings, seed=0, epoch=1, gamma=0.1, chosen_by="test")
     path = tmp_path / "model.safetensors"
     save_checkpoint(path, build_model(settings, data.V), data, record)
 

@@ -125,7 +125,7 @@ def load_run(command: Command) -> Run:
         checkpoint = adopt_released(command.checkpoint, settings, data, PAPER_GAMMA[command.dataset])
     else:
         checkpoint = load_checkpoint(command.checkpoint)
-        settings, data = _data(checkpoint.settings, command)
+        settings, data = _data(checkpoint.record.settings, command)
         checkpoint.check_fits(data)
     model = restore_model(checkpoint, settings).to(device).eval()
     return Run(checkpoint, settings, data, model, device)
