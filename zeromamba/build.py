@@ -1,7 +1,6 @@
 """Put data and model together from settings; backbones are named in their registry, weights are in files."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from torch import Tensor
@@ -9,7 +8,7 @@ from torch import Tensor
 from .ablations import Baseline, WithoutGRL, WithoutSLP
 from .backbones import REGISTRY, BackboneName, build_backbone
 from .checkpoint import Checkpoint, in_zeromamba
-from .data import ZSLData, load_dataset
+from .data import ZSLData, load_dataset, require_decodable
 from .data.sources import VMAMBA
 from .messages import listing
 from .model import ZeroMamba, ZeroShotModel
@@ -20,43 +19,35 @@ PRETRAINED_PARTS = ("backbone.", "grl.head.")  # what an ImageNet checkpoint cov
 
 
 def load_data(settings: Settings) -> ZSLData:
-    """The data set that the settings name, checked; prints what a user should know of it.
-
-    Raises:
-        FileNotFoundError, ValueError: as `load_dataset`.
-    """
-    data = _read(settings)
-    for note in (*data.notes, *_choices(settings, data)):
-        print(f"note: {note}")
+    """The data set that the settings name; arguments and errors as `load_data_sets`."""
+    (data,) = load_data_sets([settings])
     return data
 
 
-def _read(settings: Settings) -> ZSLData:
-    return load_dataset(
-        settings.dataset,
-        settings.data_root,
-        seed=settings.data_seed,
-        repair_word_vectors=settings.protocol_rules.repair_word_vectors,
-        check_images=settings.check_images,
-    )
-
-
-def load_data_sets(runs: Sequence[Settings], missing: Sequence[str]) -> list[ZSLData]:
-    """The data set of each run, as `load_data`; of all that is missing, `missing` before it, one error tells.
+def load_data_sets(runs: Sequence[Settings], missing: Sequence[str] = ()) -> list[ZSLData]:
+    """The data set of each run, checked; prints what a user should know of it.
 
     Raises:
-        FileNotFoundError: for all that is missing, before an image is decoded.
-        ValueError: as `load_dataset`.
+        FileNotFoundError: one, before an image is decoded, for all that is missing: `missing`, then of the data sets.
+        ValueError: as `load_dataset` and `require_decodable`.
     """
-    lacking = [*missing]
-    for settings in runs if missing or len(runs) > 1 else ():
+    data, lacking = [], [*missing]
+    for settings in runs:
+        repair = settings.protocol_rules.repair_word_vectors
         try:
-            _read(replace(settings, check_images=False))
+            data.append(
+                load_dataset(settings.dataset, settings.data_root, seed=settings.data_seed, repair_word_vectors=repair)
+            )
         except FileNotFoundError as error:
             lacking.append(str(error))
     if lacking:
         raise FileNotFoundError("\n".join(dict.fromkeys(lacking)))
-    return [load_data(settings) for settings in runs]
+    for settings, own in zip(runs, data, strict=True):
+        if settings.check_images:
+            require_decodable(own.images)
+        for note in (*own.notes, *_choices(settings, own)):
+            print(f"note: {note}")
+    return data
 
 
 def _choices(settings: Settings, data: ZSLData) -> Iterator[str]:

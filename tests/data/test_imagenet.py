@@ -12,7 +12,7 @@ from word2vec_file import write_word2vec
 import train
 from zeromamba import embeddings
 from zeromamba.checkpoint import load_checkpoint
-from zeromamba.data import load_dataset
+from zeromamba.data import load_dataset, require_decodable
 from zeromamba.settings import Settings, preset
 
 CLASSES = {
@@ -125,7 +125,7 @@ def test_words_txt_serves_as_well(root):
 
 def error(root):
     with pytest.raises((ValueError, FileNotFoundError)) as raised:
-        load_dataset("imagenet", root, seed=0)
+        require_decodable(load_dataset("imagenet", root, seed=0).images)
     return str(raised.value)
 
 

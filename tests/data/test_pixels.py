@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from zeromamba.data import ImageDataset, ImageFiles, normalise
-from zeromamba.data.pixels import check_files
+from zeromamba.data.pixels import require_decodable, require_files
 
 
 @pytest.fixture
@@ -52,7 +52,7 @@ def read(path, image, **options):
     """What is made of an image that was saved under a name, after the check has passed it."""
     image.save(path, **options)
     files = ImageFiles(path.parent, [path.name])
-    check_files(files, "")
+    require_decodable(files)
     return np.asarray(files.load(0)).astype(int)
 
 
@@ -119,7 +119,7 @@ def test_numbers_without_a_white_are_refused(tmp_path, dtype):
     path = tmp_path / "depth.png"
     Image.fromarray(np.ones((4, 4), dtype)).save(path, format="TIFF")
     files = ImageFiles(tmp_path, [path.name])
-    for action in (lambda: check_files(files, ""), lambda: files.load(0)):
+    for action in (lambda: require_decodable(files), lambda: files.load(0)):
         with pytest.raises(
             ValueError, match=r"depth\.png.*mode [IF] does not say which number is white: save it with 8"
         ):
@@ -135,13 +135,14 @@ def test_travels_to_worker_processes(images):
 
 
 def test_check_accepts_good_files(images):
-    check_files(images, "get them")
+    require_files(images, "get them")
+    require_decodable(images)
 
 
 def test_many_bad_files_are_counted_and_the_first_eight_listed(tmp_path):
     files = ImageFiles(tmp_path, [f"{i:02}.jpg" for i in range(14)])
     with pytest.raises(FileNotFoundError, match=r"14 of 14 images are missing") as error:
-        check_files(files, "get them from there")
+        require_files(files, "get them from there")
     assert "07.jpg" in str(error.value)
     assert "08.jpg" not in str(error.value)
     assert "and 6 more" in str(error.value)
@@ -149,7 +150,7 @@ def test_many_bad_files_are_counted_and_the_first_eight_listed(tmp_path):
     for path in files.paths:
         (tmp_path / path).write_bytes(b"")
     with pytest.raises(ValueError, match=r"14 of 14 images cannot be decoded") as error:
-        check_files(files, "")
+        require_decodable(files)
     assert "and 6 more" in str(error.value)
 
 
@@ -160,11 +161,11 @@ def test_truncated_file_is_found(tmp_path, suffix, kept, options):
     pixels = np.random.default_rng(0).integers(0, 256, (300, 200, 3), np.uint8)
     path = tmp_path / f"image.{suffix}"
     Image.fromarray(pixels).save(path, **options)
-    check_files(ImageFiles(tmp_path, [path.name]), "")
+    require_decodable(ImageFiles(tmp_path, [path.name]))
     whole = path.read_bytes()
     path.write_bytes(whole[: int(kept * len(whole))])
     with pytest.raises(ValueError, match=f"image.{suffix}"):
-        check_files(ImageFiles(tmp_path, [path.name]), "")
+        require_decodable(ImageFiles(tmp_path, [path.name]))
     with pytest.raises(ValueError, match=f"image.{suffix}: cannot be read as an image"):
         ImageFiles(tmp_path, [path.name]).load(0)
-    check_files(ImageFiles(tmp_path, [path.name]), "", decode=False)
+    require_files(ImageFiles(tmp_path, [path.name]), "")

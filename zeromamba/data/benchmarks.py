@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from .base import ZSLData, choose_validation_classes
-from .pixels import ImageFiles, check_files
+from .pixels import ImageFiles, require_files
 from .proposed_split import SPLIT_FILES, ProposedSplit, read_mat, read_split, strings
 from .sources import where_to_get
 from .word_vectors import read_pickled_array, word_vectors
@@ -45,7 +45,7 @@ BENCHMARKS = {
 # fmt: on
 
 
-def load_benchmark(name: str, data_root: Path, *, seed: int, repair_word_vectors: bool, check_images: bool) -> ZSLData:
+def load_benchmark(name: str, data_root: Path, *, seed: int, repair_word_vectors: bool) -> ZSLData:
     """Read and check one of `BENCHMARKS`; arguments and errors as `load_dataset`."""
     row = BENCHMARKS[name]
     advice = where_to_get(name, data_root)
@@ -58,7 +58,7 @@ def load_benchmark(name: str, data_root: Path, *, seed: int, repair_word_vectors
     array = read_pickled_array(vectors)
     V, vector_notes = word_vectors(array, attribute_names, str(vectors), repair=repair_word_vectors)
     images = ImageFiles(data_root / row.root, split.image_paths)
-    check_files(images, advice, decode=check_images)
+    require_files(images, advice)
     val_classes, val_source = validation_classes(split, row, data_root, seed)
     return ZSLData(
         name=name,

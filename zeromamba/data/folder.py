@@ -26,7 +26,7 @@ from torch import Tensor
 
 from ..messages import listing
 from .base import ZSLData, choose_validation_classes, require_distinct, seen_and_unseen, stratified, unit_prototypes
-from .pixels import ImageFiles, check_files
+from .pixels import ImageFiles, require_files
 from .word_vectors import word_vectors
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
@@ -35,7 +35,7 @@ SEPARATORS = {";": "semicolons", "\t": "tabs"}  # that spreadsheets write where 
 LEAST = 3  # images of a seen class: one to test with, and of the rest one to validate with and one to train on
 
 
-def load_folder(folder: Path, *, seed: int, repair_word_vectors: bool, check_images: bool) -> ZSLData:
+def load_folder(folder: Path, *, seed: int, repair_word_vectors: bool) -> ZSLData:
     """Read and check a data set of the user's own; arguments and errors as `load_dataset`."""
     table, unseen_file = folder / "attributes.csv", folder / "unseen.txt"
     missing = [p.name for p in (folder / "images", table, unseen_file) if not p.exists()]
@@ -68,13 +68,13 @@ def load_folder(folder: Path, *, seed: int, repair_word_vectors: bool, check_ima
     V, source, vector_notes = _word_vectors(folder, attribute_names, repair_word_vectors)
 
     images = ImageFiles(folder / "images", [path for name in class_names for path in files[name]])
-    check_files(images, "", decode=check_images)
+    require_files(images, "")
     labels = torch.tensor([c for c, name in enumerate(class_names) for _ in files[name]])
     is_unseen = torch.tensor([name in unseen_names for name in class_names])[labels]
     of_seen, test_unseen = torch.where(~is_unseen)[0], torch.where(is_unseen)[0]
     if not len(of_seen):
         raise ValueError(f"{unseen_file} lists every class, expected at least 3 to be left to train on")
-    same = copies(images) if check_images else []
+    same = copies(images)
     for group in same:
         if len(is_unseen[group].unique()) > 1:
             raise ValueError(

@@ -20,7 +20,7 @@ from torch import Tensor
 from ..messages import listing
 from .base import ZSLData, choose_validation_classes, seen_and_unseen, stratified, unit_prototypes
 from .folder import read_image_folders, read_table
-from .pixels import ImageFiles, check_files
+from .pixels import ImageFiles, require_files
 from .sources import where_to_get
 
 FOLDER = "ImageNet"
@@ -33,7 +33,7 @@ UNSEEN_SHARE = 0.2  # of the classes
 Images = list[tuple[str, int]]  # path below the folder, class id
 
 
-def load_imagenet(data_root: Path, *, seed: int, check_images: bool) -> ZSLData:
+def load_imagenet(data_root: Path, *, seed: int) -> ZSLData:
     """Read and check ImageNet, or a folder of its layout with fewer classes; arguments and errors as `load_dataset`."""
     root, table = data_root / FOLDER, data_root / CLASS_VECTORS
     missing = [path for path in (root / "train", table) if not path.exists()]
@@ -56,7 +56,7 @@ def load_imagenet(data_root: Path, *, seed: int, check_images: bool) -> ZSLData:
     bounds = np.cumsum([0, *map(len, parts.values())])
     indices = {name: torch.arange(bounds[i], bounds[i + 1]) for i, name in enumerate(parts)}
     sources = ImageFiles(root, [path for path, _ in images])
-    check_files(sources, "", decode=check_images)
+    require_files(sources, "")
     seen, unseen = seen_and_unseen(labels, indices, class_names, str(root))
     val_classes, val_source = choose_validation_classes(seen, seed)
     return ZSLData(

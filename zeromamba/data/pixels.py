@@ -127,23 +127,20 @@ class ImageDataset(Dataset[tuple[Tensor, int]]):
         return torch.from_numpy(pixels).permute(2, 0, 1).contiguous(), i
 
 
-def check_files(images: ImageFiles, advice: str, *, decode: bool = True) -> None:
-    """Make sure that all images are there and, if `decode`, can be decoded to their last byte.
-
-    Args:
-        images: files.
-        advice: where to get missing files and where to put them.
-
-    Raises:
-        FileNotFoundError: listing missing files.
-        ValueError: listing files that cannot be decoded.
-    """
+def require_files(images: ImageFiles, advice: str) -> None:
+    """Raise FileNotFoundError, with advice on where to get them, unless all images are there."""
     missing = [path for path in images.paths if not (images.root / path).is_file()]
     if missing:
         raise FileNotFoundError(
             f"{len(missing)} of {len(images)} images are missing under {images.root}:\n  "
             f"{listing(missing, LINES)}\n{advice}"
         )
+
+
+def require_decodable(images: ImageSource) -> None:
+    """Read every file once: raise ValueError, listing them, for those that cannot be decoded to their last byte."""
+    if not isinstance(images, ImageFiles):
+        return
 
     def problem(i: int) -> str | None:
         try:
@@ -154,11 +151,10 @@ def check_files(images: ImageFiles, advice: str, *, decode: bool = True) -> None
             return f"{images.name(i)} ({error})"
         return None
 
-    if decode:
-        with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow decodes outside the interpreter's lock
-            broken = list(filter(None, pool.map(problem, range(len(images)))))
-        if broken:
-            raise ValueError(
-                f"{len(broken)} of {len(images)} images cannot be decoded:\n  {listing(broken, LINES)}\n"
-                "Copy or download these files again, or save them in another form."
-            )
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow decodes outside the interpreter's lock
+        broken = list(filter(None, pool.map(problem, range(len(images)))))
+    if broken:
+        raise ValueError(
+            f"{len(broken)} of {len(images)} images cannot be decoded:\n  {listing(broken, LINES)}\n"
+            "Copy or download these files again, or save them in another form."
+        )
