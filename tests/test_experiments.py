@@ -269,7 +269,7 @@ def test_a_caption_names_the_finished_seeds_and_every_part_of_a_data_set(tiny, t
     result = {"seed": 1, "chosen_by": "chosen somehow", "czsl": 0.5, "U": 0.5, "S": 0.5, "H": 0.5}
     (tmp_path / "mine/seed-1").mkdir(parents=True)
     (tmp_path / "mine/seed-1/result.json").write_text(json.dumps(result))
-    figure = charts.draw(EXPERIMENTS["figure6"], cells, True, torch.device("cpu"))["figure6"]
+    figure = charts.draw(EXPERIMENTS["figure6"], cells, True, torch.device("cpu"))[""]
     text = " ".join(" ".join(t.get_text() for t in figure.findobj(lambda a: hasattr(a, "get_text"))).split())
     assert "Seeds 1; protocol: chosen somehow." in text
     assert "cub: all 200 classes, this run has 7: not comparable." in text

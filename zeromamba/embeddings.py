@@ -22,9 +22,9 @@ import numpy as np
 import tyro
 
 from zeromamba.data.benchmarks import BENCHMARKS, listed_attribute_names
-from zeromamba.data.folder import read_table
 from zeromamba.data.imagenet import CLASS_VECTORS, FOLDER, read_class_names
 from zeromamba.data.sources import where_to_get
+from zeromamba.data.tables import read_table
 from zeromamba.entry import ends_in_a_line, expand_home
 from zeromamba.extras import how_to_install
 from zeromamba.files import atomic_write

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import softmax
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -50,12 +51,6 @@ def per_class_accuracy(predicted: Ints, labels: Ints) -> dict[int, float]:
 def class_mean(accuracies: dict[int, float]) -> float:
     """Mean over the classes that are present (Xian et al., the proposed protocol)."""
     return float(np.mean(list(accuracies.values())))
-
-
-def softmax(logits: Floats) -> Floats:
-    """p(c | x), (m, c), over the candidates in the last axis."""
-    p = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    return p / p.sum(axis=-1, keepdims=True)
 
 
 def predict(p: Floats, seen: Bools, gamma: float) -> Ints:
@@ -137,7 +132,7 @@ def evaluate(logits: Floats, labels: Ints, seen: Bools, class_names: Sequence[st
         gamma: calibration coefficient; None takes the one with the highest H on these very images, for validation
             images only.
     """
-    p = softmax(logits)
+    p = softmax(logits, axis=-1)
     curve = seen_unseen_curve(p, labels, seen)
     if gamma is None:
         gamma = curve.best().gamma

@@ -1,6 +1,6 @@
 """Words that the messages of different files share."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 LISTED = 8  # the most names of one list in a message
 
@@ -10,3 +10,22 @@ def listing(items: Iterable[object], separator: str = ", ") -> str:
     texts = [str(item) for item in items]
     more = [f"and {len(texts) - LISTED} more"] if len(texts) > LISTED else []
     return separator.join(texts[:LISTED] + more) or "nothing"
+
+
+def with_near_matches(names: Sequence[str], known: Iterable[str]) -> str:
+    """Names that are not known, for a message, each with the known one that it may be meant for."""
+    near = near_matches(names, known)
+    return listing(f"{name!r} (is it {near[name]!r}?)" if name in near else repr(name) for name in names)
+
+
+def near_matches(names: Iterable[str], known: Iterable[str]) -> dict[str, str]:
+    """The names that may be meant for known ones, each with that one.
+
+    That is one which differs in small and capital letters, and in spaces, "_" and "-" for each other, alone.
+    """
+    near = {_plain(name): name for name in known}
+    return {name: near[_plain(name)] for name in names if _plain(name) in near}
+
+
+def _plain(name: str) -> str:
+    return " ".join(name.casefold().replace("_", " ").replace("-", " ").split())

@@ -20,9 +20,11 @@ from .build import restore_model
 from .checkpoint import Checkpoint, load_checkpoint
 from .data import ImageDataset, ImageFiles, normalise
 from .data.base import require_distinct, unit_prototypes
-from .data.folder import SUFFIXES, is_image, near_matches, read_table, with_near_matches
+from .data.folder import SUFFIXES, is_image
+from .data.tables import read_table
 from .entry import ends_in_a_line, expand_home
 from .files import require_writable, write_json
+from .messages import near_matches, with_near_matches
 from .model import ZeroShotModel
 from .settings import Settings
 from .training import autocast, pick_device

@@ -8,12 +8,12 @@ import unicodedata
 import numpy as np
 import pytest
 import torch
-from hypothesis import assume, given
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
 from zeromamba.data import ZSLData, load_dataset, require_decodable, validation_split
-from zeromamba.data.folder import _is_number, composed, read_table
+from zeromamba.data.tables import composed, read_table
 
 COUNTS = {"ant": 10, "bee": 5, "cat, tabby": 4, "dög": 3, "elk": 3, "fox": 6}
 PARTS = ("trainval", "test_seen", "test_unseen")
@@ -306,12 +306,11 @@ TITLE = st.text(st.characters(exclude_categories=["C", "Z"]), min_size=1, max_si
 
 
 @given(
-    columns=st.lists(TITLE, min_size=1, max_size=4, unique=True),
+    columns=st.lists(TITLE.map("a{}".format), min_size=1, max_size=4, unique=True),
     names=st.lists(TITLE, min_size=1, max_size=4, unique=True),
     seed=st.integers(0, 99),
 )
 def test_any_table_that_a_csv_writer_makes_is_read_back(tmp_path_factory, columns, names, seed):
-    assume(not all(map(_is_number, columns)))
     numbers = np.random.default_rng(seed).normal(size=(len(names), len(columns)))
     text = io.StringIO()
     csv.writer(text).writerows([["", *columns], *([n, *row] for n, row in zip(names, numbers, strict=True))])

@@ -2,11 +2,12 @@
 
 from pathlib import Path
 
+from ..messages import with_near_matches
 from .base import ZSLData, validation_split
 from .benchmarks import BENCHMARKS, load_benchmark
 from .demo import load_demo
 from .fingerprint import differences, fingerprints
-from .folder import load_folder, with_near_matches
+from .folder import load_folder
 from .imagenet import load_imagenet
 from .pixels import ImageDataset, ImageFiles, normalise, require_decodable
 

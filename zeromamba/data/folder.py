@@ -12,9 +12,6 @@ folder of images are left out, which a note says, as of files below images/ that
 attributes is an error.
 """
 
-import csv
-import io
-import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from hashlib import sha256
@@ -24,14 +21,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..messages import listing
+from ..messages import listing, with_near_matches
 from .base import ZSLData, choose_validation_classes, require_distinct, seen_and_unseen, stratified, unit_prototypes
 from .pixels import ImageFiles, require_files
+from .tables import composed, read_table, read_text
 from .word_vectors import word_vectors
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 TEST_SHARE = 0.2  # of each seen class's images
-SEPARATORS = {";": "semicolons", "\t": "tabs"}  # that spreadsheets write where commas are meant
 LEAST = 3  # images of a seen class: one to test with, and of the rest one to validate with and one to train on
 
 
@@ -119,11 +116,6 @@ def class_folders(root: Path) -> list[Path]:
     return sorted(folders, key=lambda path: composed(path.name))
 
 
-def composed(text: str) -> str:
-    """Text with each accented letter as one character, by which names compare: macOS may write it as two."""
-    return unicodedata.normalize("NFC", text)
-
-
 def read_image_folders(root: Path, least: int = 1) -> dict[str, list[str]]:
     """Class names, sorted, to the paths of their images relative to `root`, sorted.
 
@@ -196,82 +188,13 @@ def copies_note(images: ImageFiles, same: Sequence[list[int]], trainval: Tensor,
     return (f"{images.root}: {count} test pictures are also training pictures: {listed}",)
 
 
-def read_table(path: Path, *, header: bool) -> tuple[tuple[str, ...], dict[str, np.ndarray]]:
-    """Read lines of a name and numbers, all of the same length.
-
-    Args:
-        path: comma-separated, UTF-8.
-        header: the first line names the columns.
-
-    Returns:
-        Names of the columns of numbers (empty without a header), and the numbers, float64, by the lines' names.
-
-    Raises:
-        ValueError: for what is not UTF-8, a header without names, lines of another length, a name twice, or what is not
-            a finite number, naming the line.
-    """
-    reader = csv.reader(io.StringIO(_text(path)))
-    try:
-        lines = [(reader.line_num, [cell.strip() for cell in line]) for line in reader if any(line)]
-    except csv.Error as error:
-        raise ValueError(f"{path}: line {reader.line_num}: {error}") from error
-    if len(lines) < 1 + header:
-        raise ValueError(f"{path} has {len(lines)} lines, expected {'a header and ' if header else ''}a line or more")
-    width = len(lines[0][1])
-    if width < 2:
-        other = next((f"it has {name}, " for sign, name in SEPARATORS.items() if sign in lines[0][1][0]), "")
-        raise ValueError(f"{path}: one column, {other}expected a name and numbers, separated by commas")
-    columns = _titles(lines.pop(0)[1][1:], path) if header else ()
-    rows: dict[str, np.ndarray] = {}
-    for number, (name, *cells) in lines:
-        if len(cells) + 1 != width:
-            raise ValueError(f"{path}: line {number} ({name!r}) has {len(cells) + 1} columns, expected {width}")
-        if name in rows:
-            raise ValueError(f"{path}: line {number}: {name!r} is there more than once")
-        rows[name] = np.array([_number(cell, f"{path}: line {number}, column {c + 2}") for c, cell in enumerate(cells)])
-    return columns, rows
-
-
-def _titles(cells: list[str], path: Path) -> tuple[str, ...]:
-    """The names of the columns of numbers, after checking that these are names, and each another one."""
-    if all(map(_is_number, cells)):
-        raise ValueError(f"{path}: line 1 must name the attributes; it holds numbers: put a line of names before it")
-    if "" in cells:
-        raise ValueError(f"{path}: line 1, column {cells.index('') + 2} has no name: name it, or remove the column")
-    if len(set(cells)) < len(cells):
-        twice = next(name for name in cells if cells.count(name) > 1)
-        raise ValueError(f"{path}: line 1 has the column {twice!r} more than once")
-    return tuple(cells)
-
-
-def _is_number(cell: str) -> bool:
-    try:
-        float(cell)
-    except ValueError:
-        return False
-    return True
-
-
-def _text(path: Path) -> str:
-    try:
-        return composed(path.read_text(encoding="utf-8-sig"))  # spreadsheets put a byte order mark in front
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: byte {error.start + 1} is not UTF-8; save it as UTF-8") from error
-
-
-def _number(cell: str, where: str) -> float:
-    if not _is_number(cell) or not np.isfinite(float(cell)):
-        raise ValueError(f"{where}: {cell!r}, expected a finite number")
-    return float(cell)
-
-
 def read_unseen(path: Path, class_names: Sequence[str]) -> set[str]:
     """The unseen classes, one a line.
 
     Raises:
         ValueError: for what is not UTF-8, none at all, one twice, or one without a folder of images.
     """
-    names = [line.strip() for line in _text(path).splitlines() if line.strip()]
+    names = [line.strip() for line in read_text(path).splitlines() if line.strip()]
     if not names:
         raise ValueError(f"{path} is empty, expected the names of classes never to train on, one a line")
     if len(set(names)) < len(names):
@@ -283,25 +206,6 @@ def read_unseen(path: Path, class_names: Sequence[str]) -> set[str]:
             "on images: add the folder, or remove the line (zeromamba.predict names classes that have none)"
         )
     return set(names)
-
-
-def with_near_matches(names: Sequence[str], known: Iterable[str]) -> str:
-    """Names that are not known, for a message, each with the known one that it may be meant for."""
-    near = near_matches(names, known)
-    return listing(f"{name!r} (is it {near[name]!r}?)" if name in near else repr(name) for name in names)
-
-
-def near_matches(names: Iterable[str], known: Iterable[str]) -> dict[str, str]:
-    """The names that may be meant for known ones, each with that one.
-
-    That is one which differs in small and capital letters, and in spaces, "_" and "-" for each other, alone.
-    """
-    near = {_plain(name): name for name in known}
-    return {name: near[_plain(name)] for name in names if _plain(name) in near}
-
-
-def _plain(name: str) -> str:
-    return " ".join(name.casefold().replace("_", " ").replace("-", " ").split())
 
 
 def _word_vectors(folder: Path, attribute_names: tuple[str, ...], repair: bool) -> tuple[Tensor, str, tuple[str, ...]]:

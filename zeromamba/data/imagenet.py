@@ -19,9 +19,10 @@ from torch import Tensor
 
 from ..messages import listing
 from .base import ZSLData, choose_validation_classes, seen_and_unseen, stratified, unit_prototypes
-from .folder import read_image_folders, read_table
+from .folder import read_image_folders
 from .pixels import ImageFiles, require_files
 from .sources import where_to_get
+from .tables import read_table
 
 FOLDER = "ImageNet"
 CLASS_VECTORS = "w2v/ImageNet_class.csv"

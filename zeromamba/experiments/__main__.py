@@ -82,8 +82,8 @@ def write(experiment: Experiment, cells: list[Cell], command: CommandLine, folde
         from ..figures.style import save
         from . import charts  # needs the packages that draw
 
-        for name, figure in charts.draw(experiment, cells, command.reduced, device).items():
-            save(figure, folder / f"{name}.png")
+        for suffix, figure in charts.draw(experiment, cells, command.reduced, device).items():
+            save(figure, folder / f"{command.name}{suffix}.png")
 
 
 def main(argv: list[str] | None = None) -> None:

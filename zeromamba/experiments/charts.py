@@ -18,7 +18,7 @@ from .grids import REDUCED_NOTE, ChartName, Experiment
 from .run import Cell
 from .tables import TITLES, printed_row
 
-Figures = dict[str, Figure]  # by the name of the file, without its ending
+Figures = dict[str, Figure]  # by what stands behind the experiment's name in the file's
 
 
 def draw(experiment: Experiment, cells: list[Cell], reduced: bool, device: torch.device) -> Figures:
@@ -46,7 +46,7 @@ def parameters(experiment: Experiment, cells: list[Cell], reduced: bool, device:
                     _point(axes, cell, metric, built, COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)])
                 axes.set(xlabel="parameters, M", ylabel=f"{TITLES[metric]}, %", title=group[0].data.name)
             line[1].legend(loc="upper left", bbox_to_anchor=(1, 1))
-    return {experiment_file(experiment): figure}
+    return {"": figure}
 
 
 def _point(axes: Axes, cell: Cell, metric: str, built: int | None, colour: str, marker: str) -> None:
@@ -85,7 +85,7 @@ def sweeps(experiment: Experiment, cells: list[Cell], reduced: bool, device: tor
                 axes.set_xticks(ticks, [f"{getattr(cell.settings, setting):g}" for cell in swept])
                 axes.set(xlabel=setting, ylabel="accuracy, %", title=group[0].data.name, ylim=(0, 100))
             line[-1].legend(loc="upper left", bbox_to_anchor=(1, 1))
-    return {experiment_file(experiment): figure}
+    return {"": figure}
 
 
 def gamma_curves(experiment: Experiment, cells: list[Cell], reduced: bool, device: torch.device) -> Figures:
@@ -99,7 +99,7 @@ def gamma_curves(experiment: Experiment, cells: list[Cell], reduced: bool, devic
             run = Run(checkpoint, cell.settings, cell.data, model, device)
             curve, chosen = gamma.gamma_curve(run)
             caption = run.caption(f"{experiment.title}. {_mark([cell], reduced)}".rstrip())
-            figures[f"{experiment_file(experiment)}-{cell.data.name}"] = gamma.draw(curve, chosen, caption)
+            figures[f"-{cell.data.name}"] = gamma.draw(curve, chosen, caption)
     return figures
 
 
@@ -108,11 +108,6 @@ CHARTS: dict[ChartName, Callable[[Experiment, list[Cell], bool, torch.device], F
     "sweeps": sweeps,
     "gamma": gamma_curves,
 }
-
-
-def experiment_file(experiment: Experiment) -> str:
-    """ "Figure 6: ..." is drawn to figure6."""
-    return experiment.title.partition(":")[0].replace(" ", "").lower()
 
 
 def _by_dataset(cells: list[Cell]) -> list[list[Cell]]:

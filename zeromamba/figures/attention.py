@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..data import ImageDataset, normalise
-from ..evaluation import Floats, predict, softmax
+from ..evaluation import Floats, predict
 from ..training import autocast
 from .run import ClassCommand, Run, at_least_one
 from .style import LINE, new_figure, readable, wrap
@@ -58,7 +58,7 @@ def attention_rows(run: Run, indices: Tensor, attributes: int) -> list[Row]:
             features = model.backbone(normalise(x[None].to(run.device)))
             M = slp.attention(features.map)[0].double().cpu().numpy()
             psi = model.represent(features).float().cpu()
-        p = softmax(model.logits(psi, data.Z).double().numpy())
+        p = model.logits(psi, data.Z).double().softmax(dim=-1).numpy()
         (guess,) = predict(p, is_seen.numpy(), run.checkpoint.record.gamma)
         c = int(data.labels[i])
         z, top = data.Z[c], data.Z[c].abs().argsort(descending=True, stable=True)[:attributes].tolist()

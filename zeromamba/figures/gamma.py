@@ -4,8 +4,9 @@ from dataclasses import dataclass
 
 import numpy as np
 from matplotlib.figure import Figure
+from scipy.special import softmax
 
-from ..evaluation import GZSL, Curve, seen_unseen_curve, softmax
+from ..evaluation import GZSL, Curve, seen_unseen_curve
 from ..protocol import final_split
 from ..training import score_split
 from .run import Command, Run
@@ -15,7 +16,7 @@ from .style import BLUE, GREEN, GREY, ORANGE, new_figure
 def gamma_curve(run: Run) -> tuple[Curve, GZSL]:
     """The exact seen-unseen curve on the test images, and the accuracies at the run's own gamma."""
     scores = score_split(run.model, run.data, final_split(run.data), run.settings, run.device)
-    curve = seen_unseen_curve(softmax(scores.logits), scores.labels, scores.seen)
+    curve = seen_unseen_curve(softmax(scores.logits, axis=-1), scores.labels, scores.seen)
     return curve, curve.at(run.checkpoint.record.gamma)
 
 
