@@ -33,7 +33,7 @@ def load_data_sets(runs: Sequence[Settings], missing: Sequence[str] = ()) -> lis
     """
     data, lacking = [], [*missing]
     for settings in runs:
-        repair = settings.protocol_rules.repair_word_vectors
+        repair = settings.rules.repair_word_vectors
         try:
             data.append(
                 load_dataset(settings.dataset, settings.data_root, seed=settings.data_seed, repair_word_vectors=repair)
@@ -136,7 +136,7 @@ def _assemble(settings: Settings, V: Tensor) -> ZeroShotModel:
     scoring = (settings.variant, settings.logit_scale)
     match settings.components:
         case "full":
-            return ZeroMamba(backbone, V, *scoring, settings.protocol_rules.sef_eps)
+            return ZeroMamba(backbone, V, *scoring, settings.rules.sef_eps)
         case "without-slp":
             return WithoutSLP(backbone, len(V), *scoring)
         case "without-grl":

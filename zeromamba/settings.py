@@ -15,7 +15,7 @@ Components = Literal["full", "without-slp", "without-grl", "baseline"]
 
 
 @dataclass(frozen=True)
-class Protocol:
+class Rules:
     """What of the released training code is repeated; how epoch and gamma are chosen is `protocol.py`'s."""
 
     shuffle: bool  # visit the training images in a new order every epoch
@@ -24,9 +24,9 @@ class Protocol:
     sef_eps: float  # least norm that SeF divides by
 
 
-PROTOCOLS: dict[ProtocolName, Protocol] = {
-    "validation": Protocol(shuffle=True, decay_everything=False, repair_word_vectors=True, sef_eps=1e-6),
-    "paper": Protocol(shuffle=False, decay_everything=True, repair_word_vectors=False, sef_eps=0.0),
+RULES: dict[ProtocolName, Rules] = {
+    "validation": Rules(shuffle=True, decay_everything=False, repair_word_vectors=True, sef_eps=1e-6),
+    "paper": Rules(shuffle=False, decay_everything=True, repair_word_vectors=False, sef_eps=0.0),
 }
 
 CHECKPOINTS = Path("checkpoints")  # where released weights are looked for
@@ -127,8 +127,8 @@ class Settings:
                 raise ValueError(f"{option} {' '.join(map(str, seeds))}: expected numbers from 0 to {2**32 - 1}")
 
     @property
-    def protocol_rules(self) -> Protocol:
-        return PROTOCOLS[self.protocol]
+    def rules(self) -> Rules:
+        return RULES[self.protocol]
 
     @property
     def chosen_by(self) -> str:

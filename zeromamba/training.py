@@ -147,11 +147,11 @@ def is_undecayed(name: str, parameter: nn.Parameter) -> bool:
 
 
 def make_optimizer(model: ZeroShotModel, settings: Settings) -> torch.optim.Optimizer:
-    """The optimiser with the released code's two learning rates; see `Protocol.decay_everything`."""
+    """The optimiser with the released code's two learning rates; see `Rules.decay_everything`."""
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         lr = settings.lr_mlp if name.startswith("slp.mlp.") else settings.lr
-        spared = not settings.protocol_rules.decay_everything and is_undecayed(name, parameter)
+        spared = not settings.rules.decay_everything and is_undecayed(name, parameter)
         groups.setdefault((lr, 0.0 if spared else settings.weight_decay), []).append(parameter)
     params = [{"params": p, "lr": lr, "weight_decay": decay} for (lr, decay), p in groups.items()]
     return torch.optim.SGD(params, momentum=0.9) if settings.optimizer == "sgd" else torch.optim.AdamW(params)
@@ -212,7 +212,7 @@ class Fit:
         settings, split, device = self.settings, self.split, self.device
         seed = 1_000_003 * self.seed + epoch
         torch.manual_seed(seed)  # stochastic depth and flips of this epoch
-        batches = loader(self.data, split.train, settings, shuffle=settings.protocol_rules.shuffle, seed=seed)
+        batches = loader(self.data, split.train, settings, shuffle=settings.rules.shuffle, seed=seed)
         Z = self.data.Z[split.seen].to(device)
         sums, images_seen, start = torch.zeros(3, device=device), 0, time.perf_counter()
         self.model.train()

@@ -169,8 +169,8 @@ def _forward(
 
 
 @_forward.register_fake
-def _(x: Tensor, *inputs: Any) -> tuple[Tensor, Tensor, Tensor]:
-    A, routes, impl = inputs[3], inputs[7], inputs[-1]
+def _(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
+    x, _, _, _, A, _, _, _, routes, _, _, impl = arguments
     b, h, w, d = x.shape
     k, _, n = A.shape
     dtype = torch.promote_types(x.dtype, torch.float32)
