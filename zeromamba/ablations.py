@@ -1,6 +1,8 @@
 """The compositions of Table 5 that lack a part of ZeroMamba. All score classes as ZeroMamba does.
 
-"without L_SC" is no composition of its own: it is ZeroMamba trained with lambda_SC = 0.
+The paper exerts its parts "on our baseline model", which every row but the last of the table has a tick for: so a model
+without GRL has the global representation of the baseline. "without L_SC" is no composition of its own: it is ZeroMamba
+trained with lambda_SC = 0.
 """
 
 from torch import Tensor, nn
@@ -8,16 +10,15 @@ from torch import Tensor, nn
 from .backbones import Backbone, Features
 from .grl import GRL
 from .model import VariantName, ZeroShotModel
+from .sef import SeF
 from .slp import SLP
 
 
 class Baseline(ZeroShotModel):
     """Eq. (5): `psi = MLP(pool(F))`, with which Tables 4 and 6 compare backbones too.
 
-    The pooled feature is the one that the backbone's own classifier reads, since the paper describes the baseline as
-    "merely altering the classification head to a semantic-mapping MLP"; and like the MLP of (8), which the paper
-    describes in the same words, it is one matrix. Variant "released" then tells it from `WithoutSLP` by the ImageNet
-    classifier that GRL keeps; under variant "paper" the two are the same function.
+    Like the MLP of (8), which the paper describes in the same words, it is one matrix. What it reads is a matter of the
+    variant, see `VARIANTS`.
     """
 
     def __init__(
@@ -27,7 +28,7 @@ class Baseline(ZeroShotModel):
         self.mlp = nn.Linear(backbone.channels, attributes, bias=False)
 
     def represent(self, features: Features) -> Tensor:
-        return self.mlp(features.pooled)
+        return self.mlp(features.pooled if self.variant.baseline_normalised else features.map.mean((1, 2)))
 
 
 class WithoutSLP(ZeroShotModel):
@@ -43,14 +44,20 @@ class WithoutSLP(ZeroShotModel):
         return self.grl(features.pooled)
 
 
-class WithoutGRL(ZeroShotModel):
-    """The local representation alone: `psi = psi_l`, not normalised, since (9) does that to steer psi_g."""
+class WithoutGRL(Baseline):
+    """The baseline's representation, steered by the local one as (9) steers psi_g."""
 
     def __init__(
-        self, backbone: Backbone, V: Tensor, variant: VariantName = "released", logit_scale: float = 1.0
+        self,
+        backbone: Backbone,
+        V: Tensor,
+        variant: VariantName = "released",
+        logit_scale: float = 1.0,
+        sef_eps: float = 1e-6,
     ) -> None:
-        super().__init__(backbone, variant, logit_scale)
+        super().__init__(backbone, len(V), variant, logit_scale)
         self.slp = SLP(V, backbone.channels)
+        self.sef = SeF(sef_eps)
 
     def represent(self, features: Features) -> Tensor:
-        return self.slp(features.map)
+        return self.sef(super().represent(features), self.slp(features.map))

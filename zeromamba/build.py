@@ -140,6 +140,6 @@ def _assemble(settings: Settings, V: Tensor) -> ZeroShotModel:
         case "without-slp":
             return WithoutSLP(backbone, len(V), *scoring)
         case "without-grl":
-            return WithoutGRL(backbone, V, *scoring)
+            return WithoutGRL(backbone, V, *scoring, settings.rules.sef_eps)
         case "baseline":
             return Baseline(backbone, len(V), *scoring)

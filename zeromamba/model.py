@@ -20,11 +20,14 @@ class Variant:
 
     cosine: bool  # (12): cosine similarity, or the plain dot product psi . z
     head_classes: int  # (8): width of the ImageNet classifier kept in GRL; 0 projects the pooled feature
+    # (5): whether the baseline reads what the backbone's own classifier reads ("merely altering the classification
+    # head"), which is normalised, or the mean of F as printed, without the LayerNorm that GRL is said to add.
+    baseline_normalised: bool
 
 
 VARIANTS: dict[VariantName, Variant] = {
-    "released": Variant(cosine=False, head_classes=1000),
-    "paper": Variant(cosine=True, head_classes=0),
+    "released": Variant(cosine=False, head_classes=1000, baseline_normalised=True),
+    "paper": Variant(cosine=True, head_classes=0, baseline_normalised=False),
 }
 
 

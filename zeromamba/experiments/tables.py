@@ -70,8 +70,6 @@ def _notes(cells: list[Cell], beside: bool) -> list[str]:
         notes.append(f'Columns "paper": as printed; ZeroMamba with {made}.')
     else:
         notes.append(f"The paper prints no number for this on {data.name}.")
-    if settings.variant == "paper" and {"baseline", "without-slp"} <= {cell.settings.components for cell in cells}:
-        notes.append("In variant paper, the baseline and ZeroMamba without SLP are one function, see ablations.py.")
     reasons = dict.fromkeys(cell.unavailable for cell in cells if cell.unavailable)
     for reason in reasons:
         names = ", ".join(cell.row.name for cell in cells if cell.unavailable == reason)
