@@ -140,6 +140,12 @@ def test_a_data_set_named_twice_has_its_rows_once(tiny, tmp_path):
     assert len(plan_all(command, EXPERIMENTS["table1"], tmp_path)) == 1
 
 
+def test_two_data_sets_of_one_name_are_refused(tiny, tmp_path):
+    command = CommandLine("table1", datasets=(str(tiny), f"{tiny}/"), reduced=True)
+    with pytest.raises(ValueError, match="two are called alike"):
+        plan_all(command, EXPERIMENTS["table1"], tmp_path)
+
+
 def test_a_backbone_whose_weights_nobody_released_is_one_row_s_affair(tiny, tmp_path):
     (row,) = (row for row in EXPERIMENTS["table4"].rows if row.name == "LocalVim-Small")
     data = load_dataset(str(tiny), Path(), seed=0)

@@ -257,6 +257,10 @@ def error_of(*arguments):
 def test_errors_name_what_is_wrong(checkpoint, tmp_path):
     assert "nowhere.safetensors" in error_of("gamma", tmp_path / "no folder" / "nowhere.safetensors")
     assert ".jpg" in error_of("gamma", checkpoint, "--out", tmp_path / "figure.jpg")
+    folder = tmp_path / "folder.png"
+    folder.mkdir()
+    assert "folder.png is a folder" in error_of("gamma", checkpoint, "--out", folder)
+    folder.rmdir()
     for dataset in ((), ("--dataset", "demo")):
         assert "give --dataset cub, sun or awa2" in error_of("gamma", tmp_path / "CUB_bestGZSL.pth", *dataset)
     assert "red" in error_of("gamma", checkpoint, "--dataset", "demo")

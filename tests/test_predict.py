@@ -181,6 +181,7 @@ def test_a_table_of_classes_that_does_not_fit(made, tiny, tmp_path, lines, told)
         (("--top", "0"), "--top is 0"),
         (("--gamma", "nan"), "--gamma is nan: expected a finite number"),
         (("--classes", "nowhere.csv"), "nowhere.csv: no such table"),
+        ((__file__, "--json", __file__), "test_predict.py: expected the name of a file to write that ends in .json"),
     ],
 )
 def test_errors_before_anything_is_computed(made, tmp_path, capsys, arguments, told):

@@ -45,3 +45,9 @@ def test_the_paper_s_row_is_for_its_data_set_not_for_a_folder_of_that_name(datas
     result = dict.fromkeys(METRICS, 0.5) | {"gamma": 0.1, "chosen_by": "drawn by hand"}
     shown = show(result_table(preset(dataset, "small"), data, [result]))
     assert ("paper [2]" in shown) == ("all 50 classes" in shown) == beside
+
+
+def test_a_name_in_square_brackets_is_no_markup():
+    data = replace(load_demo(), name="birds [v2]")
+    result = dict.fromkeys(METRICS, 0.5) | {"gamma": 0.1, "chosen_by": "drawn by hand"}
+    assert "birds [v2]: " in show(result_table(preset("demo", "small"), data, [result]))

@@ -27,7 +27,7 @@ from zeromamba.data.sources import where_to_get
 from zeromamba.data.tables import read_table
 from zeromamba.entry import ends_in_a_line, expand_home
 from zeromamba.extras import how_to_install
-from zeromamba.files import atomic_write
+from zeromamba.files import atomic_write, require_writable
 from zeromamba.messages import listing
 
 
@@ -248,7 +248,6 @@ def write(path: Path, names: Sequence[str], array: np.ndarray) -> None:
         ".npy": as_npy,
         ".csv": as_csv,
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
     atomic_write(path, writers[path.suffix])
 
 
@@ -261,7 +260,11 @@ def main(argv: list[str] | None = None) -> None:
             raise ValueError(f"--out {out}: expected a name that ends in .pkl, .npy or .csv")
         if out.exists() and not command.overwrite:
             raise ValueError(f"{out} is there already: give --overwrite to replace it, or another --out")
+        out.parent.mkdir(parents=True, exist_ok=True)
+        require_writable(out)
         array = make(command, names, read_vectors(command.vectors))
+        if unfit := [name for name, row in zip(names, array, strict=True) if not np.isfinite(row).all()]:
+            raise ValueError(f"{command.vectors}: numbers that are not finite, in words of {listing(unfit)}")
         write(out, names, array)
     print(f"{len(names)} vectors of {array.shape[1]} numbers in {out}")
 

@@ -1,5 +1,6 @@
 """What every command does with its arguments, and with what ends it early: one line instead of a traceback."""
 
+import io
 import os
 import re
 import sys
@@ -31,12 +32,21 @@ def ends_in_a_line(
     Raises:
         SystemExit: for these; whatever else is raised is a mistake in the program and keeps its traceback.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a file's name may be no text in the terminal's encoding
+            stream.reconfigure(errors="backslashreplace")
     try:
         yield
     except KeyboardInterrupt:
         sys.exit(interrupted)
-    except torch.OutOfMemoryError as error:
-        sys.exit(f"error: {error}\n{memory}{after}")
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        sys.exit(f"error: {error or 'out of memory'}\n{memory}{after}")
     # FloatingPointError: it diverged; OSError: a file is missing or broken, or the disk full; ImportError: an extra
     except (FloatingPointError, ValueError, OSError, ImportError) as error:
-        sys.exit(f"error: {error}{after}")
+        # of one in a process that reads images, PyTorch makes the message its whole traceback
+        text = str(error).rpartition(f"\n{type(error).__name__}: ")[2]
+        sys.exit(f"error: {text.strip()}{after}")
+    except RuntimeError as error:
+        if "DefaultCPUAllocator" not in str(error):  # PyTorch's word for too little of the machine's memory
+            raise
+        sys.exit(f"error: {error}\n{memory}{after}")

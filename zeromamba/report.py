@@ -60,7 +60,7 @@ def result_table(settings: Settings, data: ZSLData, results: list[dict[str, Any]
     about = f"{parts}, {variant(settings)}, {settings.image_size} px, {seeds}"
     notes = [f"[1] {REGISTRY[settings.backbone].title}{about}; {ours}"]
     title = f"{data.name}: {len(data.seen)} seen + {len(data.unseen)} unseen classes, mean per-class top-1, percent"
-    table = Table(title=title, caption_justify="left", min_width=72)
+    table = Table(title=escape(title), caption_justify="left", min_width=72)
     for name in ("", "CZSL", "U", "S", "H", "AUSUC", "gamma"):
         table.add_column(name, justify="right" if name else "left", no_wrap=True)
     # deviations, and each seed's gamma, go on lines of their own: a terminal of 80 columns holds the table

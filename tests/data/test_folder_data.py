@@ -112,6 +112,7 @@ def edit(path, old, new):
     ("file", "old", "new", "message"),
     [
         ("attributes.csv", "fox,4,0,1", "fix,4,0,1", r"attributes\.csv has no line for these folders .*: 'fox'"),
+        ("attributes.csv", "ant,6,0,0", "ant,6_0,0,0", r"attributes\.csv: line 3, column 2: '6_0', expected a finite"),
         ("attributes.csv", "ant,6,0,0", "ant,6,nan,0", r"attributes\.csv: line 3, column 3: 'nan', expected a fin"),
         ("attributes.csv", "ant,6,0,0", "ant,6,,0", r"attributes\.csv: line 3, column 3: '', expected a finite"),
         ("attributes.csv", "ant,6,0,0", "ant,six,0,0", r"attributes\.csv: line 3, column 2: 'six'"),

@@ -63,6 +63,7 @@ def _load(name_or_path: str, data_root: Path, seed: int, repair_word_vectors: bo
         known = ("demo", *BENCHMARKS, "imagenet")
         raise ValueError(
             f"unknown data set {with_near_matches([name_or_path], known)}: expected {', '.join(known)}, or the path, "
-            f"from {Path.cwd()}, of a folder with images/<class name>/*.jpg, attributes.csv and unseen.txt"
+            f"from {Path.cwd()}, of a folder with images/<class name>/*.jpg, attributes.csv and unseen.txt "
+            "(if it was moved, --dataset names its new place)"
         )
     return load_folder(folder, seed=seed, repair_word_vectors=repair_word_vectors)

@@ -66,7 +66,7 @@ def _titles(cells: list[str], path: Path) -> tuple[str, ...]:
 def _number(cell: str) -> float | None:
     """The finite number that a cell holds, if it does."""
     try:
-        value = float(cell)
+        value = float(cell.replace("_", "?"))  # Python takes 9_2 for 92
     except ValueError:
         return None
     return value if math.isfinite(value) else None

@@ -71,6 +71,11 @@ def plan_all(command: CommandLine, experiment: Experiment, out: Path) -> list[Ce
     commons = [{**command.common(), "dataset": name} for name in names]
     missing = [text for common in commons for text in missing_files(experiment, common, command.reduced)]
     data = load_data_sets([replace(Settings(), **common) for common in commons], missing)
+    called = [own.name for own in data]
+    if len(set(called)) < len(called):
+        raise ValueError(
+            f"--datasets {' '.join(names)}: two are called alike, and so would their runs be: rename a folder"
+        )
     sets = zip(commons, data, strict=True)
     return [cell for common, own in sets for cell in plan(experiment, own, common, command.reduced, out)]
 

@@ -9,7 +9,7 @@ from typing import Any
 import matplotlib
 from matplotlib.figure import Figure
 
-from ..files import atomic_write
+from ..files import atomic_write, require_writable
 
 FORMATS = (".png", ".pdf", ".svg")
 WIDTH = 7.2  # inches: a page of two columns
@@ -64,11 +64,12 @@ def prepare(file: Path) -> None:
 
     Raises:
         ValueError: for a format that is not drawn.
-        OSError: if its folder cannot be made.
+        OSError: if it cannot be written there.
     """
     if file.suffix not in FORMATS:
         raise ValueError(f"--out {file}: expected a file that ends in {', '.join(FORMATS)}")
     file.parent.mkdir(parents=True, exist_ok=True)
+    require_writable(file)
 
 
 def save(figure: Figure, file: Path) -> None:

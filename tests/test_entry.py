@@ -1,0 +1,41 @@
+"""How every command ends early: in one line, where the user, the input, the disk or the machine ends it."""
+
+import io
+import sys
+
+import pytest
+import torch
+from torch._utils import ExceptionWrapper
+
+from zeromamba.entry import ends_in_a_line
+
+
+def test_of_an_error_in_a_process_that_reads_images_the_message_alone_is_told():
+    try:
+        raise ValueError("a.png: cannot be read as an image (truncated)")
+    except ValueError:
+        wrapped = ExceptionWrapper(where="in DataLoader worker process 0")  # what PyTorch passes on
+    with (
+        pytest.raises(SystemExit, match=r"^error: a\.png: cannot be read as an image \(truncated\)$"),
+        ends_in_a_line(),
+    ):
+        wrapped.reraise()
+
+
+def test_too_little_memory_of_the_machine_is_told_with_what_needs_less():
+    with pytest.raises(SystemExit, match=r"(?s)^error: .*can't allocate memory.*\ntake less$"):  # noqa: SIM117
+        with ends_in_a_line(memory="take less"):
+            torch.empty(1 << 50)
+
+
+def test_a_mistake_in_the_program_keeps_its_traceback():
+    with pytest.raises(RuntimeError, match="shapes"), ends_in_a_line():
+        raise RuntimeError("shapes do not fit")
+
+
+def test_a_name_that_the_terminal_cannot_write_is_escaped(monkeypatch):
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding="utf-8", write_through=True))
+    with ends_in_a_line():
+        print("caf\udce9.webp")
+    assert written.getvalue() == b"caf\\udce9.webp\n"
