@@ -12,6 +12,8 @@ from zeromamba.kernels.tuning import SHIPPED, cdiv
 Counts = Mapping[tuple[int, str, bool], Mapping[str, float]]
 WARP = 32
 SPECIAL_A_CLOCK = 16  # special functions of a multiprocessor a clock (sm_80, sm_90)
+# Launches of a pass by kernel: two orders of two routes each, and every route's own gradients.
+LAUNCHES = {False: {"segment_states": 2, "segment_outputs": 2}, True: {"segment_states": 2, "segment_gradients": 4}}
 ISSUED_A_CLOCK = 4 * WARP  # instructions of a multiprocessor a clock, counted by thread: four warps issue one each
 
 
@@ -98,14 +100,19 @@ def share(kernel: str, size: Size, backward: bool) -> float:
 def instructions_an_element(rows: list[Compiled]) -> Counts:
     """Instructions an element and direction of each kernel of a pass, by stage, dtype, and whether of the backward.
 
-    It is the mean over the launches of VMamba, one for each route or pair of routes, since each covers its own.
+    It is the mean over the launches of VMamba, one for each route or pair of routes, since each covers its own. A pass
+    of which some were not compiled has none.
     """
     found: dict[tuple[int, str, bool], dict[str, list[float]]] = {}
     for row in rows:
         if not row.special and row.kernel not in ALIKE:  # of a 16th of a segment's work, and less
             key = (row.stage, row.dtype, row.backward)
             found.setdefault(key, {}).setdefault(row.kernel, []).append(row.per_element)
-    return {key: {kernel: sum(v) / len(v) for kernel, v in kernels.items()} for key, kernels in found.items()}
+    return {
+        key: {kernel: sum(v) / len(v) for kernel, v in kernels.items()}
+        for key, kernels in found.items()
+        if {kernel: len(v) for kernel, v in kernels.items()} == LAUNCHES[key[-1]]
+    }
 
 
 LEGEND = """\

@@ -4,6 +4,7 @@ Before it is timed, a network's output is compared with that of our torch path w
 a whole step are not, since those of the scan are (`gpu.py`).
 """
 
+import gc
 import importlib
 import importlib.util
 import os
@@ -130,6 +131,7 @@ def _measured(
         return replace(row, note=f"not run: {first_line(error)}")
     finally:
         if device.type == "cuda":
+            gc.collect()  # an optimiser is in a cycle, and what it holds would count among the next network's
             torch.cuda.empty_cache()
 
 

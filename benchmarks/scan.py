@@ -157,7 +157,8 @@ def compile_time(options: Options, stages: Iterable[int], sms: Iterable[int]) ->
     if options.counted is not None:
         lines = options.counted.read_text().splitlines()
         objects = [line for line in lines if line.startswith("{") and line.endswith("}")]  # others: warnings
-        return [ahead_of_time.Compiled(**json.loads(line)) for line in objects]
+        rows = [ahead_of_time.Compiled(**json.loads(line)) for line in objects]
+        return [row for row in rows if row.sm in sms]
     if not options.compile:
         return []
     print("Compiled ahead of time (computed, not measured; `benchmarks/ahead_of_time.py` has all stages and variants):")

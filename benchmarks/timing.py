@@ -42,6 +42,8 @@ def median_ms(run: Callable[[], Any], device: torch.device, repeats: int, *, hos
         cache.zero_()
         if host_ahead:
             torch.cuda._sleep(AHEAD)
+        else:  # or the host would launch while the cache is overwritten, and that time would not count
+            torch.cuda.synchronize(device)
         start_event.record()
         run()
         end_event.record()

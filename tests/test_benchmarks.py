@@ -147,13 +147,15 @@ def test_the_table_has_the_device_s_time_beside_that_of_a_call():
 
 def test_instructions_are_taken_from_what_was_compiled_before(tmp_path):
     row = Compiled("segment_outputs", 1, "bfloat16", "table", "", False, 90, 200, 0, 4096, 1000, per_element=40.0)
-    other = replace(row, special="zoh", per_element=60.0)
-    lines = [json.dumps(asdict(one)) for one in (row, replace(row, per_element=30.0), other)]
+    states = replace(row, kernel="segment_states", per_element=20.0)
+    others = replace(row, special="zoh", per_element=60.0), replace(row, sm=80), replace(row, backward=True)
+    lines = [json.dumps(asdict(one)) for one in (row, replace(row, per_element=30.0), states, states, *others)]
     log = tmp_path / "compile.log"
     log.write_text("\n".join(["a warning", *lines, lines[0][:40]]))  # cut off by a limit
     compiled = compile_time(Options(counted=log), stages=(1,), sms=(90,))
-    assert [one.per_element for one in compiled] == [40.0, 30.0, 60.0]
-    assert instructions_an_element(compiled) == {(1, "bfloat16", False): {"segment_outputs": 35.0}}
+    assert [one.per_element for one in compiled] == [40.0, 30.0, 20.0, 20.0, 60.0, 40.0]
+    whole = {(1, "bfloat16", False): {"segment_outputs": 35.0, "segment_states": 20.0}}
+    assert instructions_an_element(compiled) == whole, "of the backward, one launch alone was compiled"
 
 
 def test_the_command_line_has_the_options_and_their_defaults(monkeypatch):

@@ -3,15 +3,17 @@
 import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 from scans import DEVICE, make, with_gradients
+from torch._dynamo.testing import CompileCounterWithBackend
 from torch.utils.checkpoint import checkpoint
 
 from zeromamba.kernels import SS2D, Route, ss2d, triton_ss2d, vectorised
-from zeromamba.kernels.op import _backward, _forward, choose, encode
+from zeromamba.kernels.op import _backward, _forward, choose, encode, scan
 
 IMPLS = ("torch", "triton")
 
@@ -72,6 +74,30 @@ def test_compile_without_a_graph_break_gives_the_same(impl):
     plain, traced = with_gradients(function, inputs, dy), with_gradients(compiled, inputs, dy)
     for name, value in plain.items():
         torch.testing.assert_close(traced[name], value)
+
+
+@pytest.mark.parametrize("impl", IMPLS)
+def test_a_function_is_compiled_once_for_all_sizes_of_map(impl):
+    """PyTorch gives up after eight."""
+    backend = CompileCounterWithBackend("aot_eager")
+    compiled = torch.compile(partial(ss2d, impl=impl), fullgraph=True, dynamic=True, backend=backend)
+    for h in range(2, 12):
+        inputs, dy = make(b=2, h=h, w=h + 1, d=5, n=2), torch.ones(2, h, h + 1, 5, device=DEVICE)
+        plain = with_gradients(lambda i: ss2d(*i, impl=impl), inputs, dy)
+        traced = with_gradients(lambda i: compiled(*i), inputs, dy)
+        for name, value in plain.items():
+            torch.testing.assert_close(traced[name], value)
+    assert backend.frame_count == 1
+
+
+@pytest.mark.parametrize("impl", ["reference", *IMPLS])
+def test_dtypes_may_be_mixed(impl):
+    given = small()
+    mixed = given._replace(x=given.x.bfloat16(), dt_low=given.dt_low.half(), B=given.B.bfloat16(), C=given.C.half())
+    exact = ss2d(*(v.double() for v in mixed), impl="reference")
+    y, last = scan(mixed, SS2D, "zoh", True, impl)
+    assert (y.dtype, last.dtype) == (torch.bfloat16, torch.float32)
+    assert (y - exact).norm() <= 1.1 * 2**-9 * exact.norm()  # y's own rounding, and all that was before in float32
 
 
 @pytest.mark.parametrize("impl", IMPLS)

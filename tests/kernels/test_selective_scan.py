@@ -82,8 +82,13 @@ def test_every_gradient(impl):
 
 def test_what_it_does_not_do_is_refused():
     given = arguments()
-    with pytest.raises(ValueError, match=r"A: expected real numbers"):
-        selective_scan(**{**given, "A": given["A"].to(torch.complex64)})
+    for name in given:
+        with pytest.raises(TypeError, match=f"^{name}: expected one of .* got torch.complex64"):
+            selective_scan(**{**given, name: given[name].to(torch.complex64)})
+        with pytest.raises(ValueError, match=f"^{'delta' if name == 'u' else name}: expected device .*, where u is"):
+            selective_scan(**{**given, name: given[name].to("meta")})
+        with pytest.raises(ValueError, match=f"^{name}: expected at least 1 of every axis"):
+            selective_scan(**{**given, name: given[name][..., :0]})
     with pytest.raises(ValueError, match=r"B: expected groups that divide d = 4, got 3"):
         selective_scan(**arguments(3))
     with pytest.raises(ValueError, match=r"C: expected \(2, 2, 3, 19\), got \(2, 3, 19\)"):

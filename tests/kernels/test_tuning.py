@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from triton.runtime.errors import OutOfResources
 
 from zeromamba.kernels import tuning
 from zeromamba.kernels.tuning import Config, config_for, tune
@@ -28,10 +29,12 @@ def test_the_fastest_choice_is_kept_for_its_card_beside_those_of_others(monkeypa
 def test_a_choice_that_does_not_run_is_passed_over():
     def seconds(choice):
         if choice.programs == 1:
-            raise RuntimeError("out of memory")
+            raise torch.OutOfMemoryError("out of memory")
+        if choice.programs == 2:
+            raise OutOfResources(required=300, limit=227, name="shared memory")
         return 1.0
 
-    assert tune("card", seconds, [Config(programs=1), Config(programs=2)]) == Config(programs=2)
+    assert tune("card", seconds, [Config(programs=n) for n in (1, 2, 3)]) == Config(programs=3)
     with pytest.raises(RuntimeError, match="none of the choices runs on card"):
         tune("card", seconds, [Config(programs=1)])
 

@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 
@@ -16,3 +17,8 @@ class Inputs(NamedTuple):
     B: Tensor  # (b, h, w, k, n)
     C: Tensor  # (b, h, w, k, n)
     D: Tensor  # (k, d)
+
+    def widened(self) -> "Inputs":
+        """In the dtype of states, float32, or float64 if x is; and contiguous."""
+        dtype = torch.promote_types(self.x.dtype, torch.float32)
+        return Inputs._make(None if v is None else v.to(dtype).contiguous() for v in self)

@@ -51,7 +51,7 @@ def ss2d(
         dt_low: (b, h, w, k, r), low-rank dt of each route.
         dt_weight: (k, d, r); None if dt_low is (b, h, w, k, d) and stands for dt_weight @ dt_low.
         dt_bias: (k, d).
-        A: (k, d, n), the diagonals, at most 0: -exp(A_log).
+        A: (k, d, n), the diagonals, finite and at most 0: -exp(A_log).
         B, C: (b, h, w, k, n).
         D: (k, d).
         routes: k of them, in the order of the parameters.
@@ -68,7 +68,8 @@ def ss2d(
 
     Returns:
         y: (b, h, w, d), of x's dtype. Each gradient has its own input's dtype. There is no double backward, and no
-        forward-mode differentiation, which gets a tangent of zero, as from any operator of `torch.library`.
+        forward-mode differentiation, which gets a tangent of zero, nor torch.func.grad, as of any operator of
+        `torch.library`; impl="reference" has all three.
 
     Raises:
         ValueError: an argument's shape, device or choice, or the number of routes; an implementation that was asked
@@ -91,8 +92,8 @@ def scan(
     impl = choose(impl, inputs)
     if impl == "reference":
         with torch.autocast(inputs.x.device.type, enabled=False):
-            y, last = reference.ss2d(inputs, routes, discretization, softplus)
-        return y, last.detach()
+            y, last = reference.ss2d(inputs.widened(), routes, discretization, softplus)
+        return y.to(inputs.x.dtype), last.detach()
     y, last, _ = _forward(*inputs, encode(routes), discretization, softplus, impl)
     return y, last
 

@@ -5,7 +5,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .inputs import Inputs
-from .op import scan
+from .op import DTYPES, scan
 from .routes import Route
 
 
@@ -40,8 +40,9 @@ def selective_scan(
         out (b, d, l) of u's dtype; and if asked for, the last state (b, d, n), float32 or float64, without gradient.
 
     Raises:
-        ValueError: for shapes that do not fit, for a complex A, and for B or C of shape (d, n): in Mamba that means
-            constant over the tokens, for which a convolution serves better.
+        ValueError: for shapes and devices that do not fit, and for B or C of shape (d, n): in Mamba that means constant
+            over the tokens, for which a convolution serves better.
+        TypeError: for a dtype that `ss2d` does not take, as a complex A.
     """
     _check(u, delta, A, B, C, D, z, delta_bias)
     B, C = (v[:, None] if v.ndim == 3 else v for v in (B, C))
@@ -83,25 +84,35 @@ def _check(
     delta_bias: Tensor | None,
 ) -> None:
     """Raise an error that names the first argument that does not fit u and A."""
+    given = {"u": u, "delta": delta, "A": A, "B": B, "C": C, "D": D, "z": z, "delta_bias": delta_bias}
+    for name, value in given.items():
+        if value is None:
+            continue
+        if value.dtype not in DTYPES:
+            raise TypeError(f"{name}: expected one of {DTYPES}, got {value.dtype}")
+        if value.device != u.device:
+            raise ValueError(f"{name}: expected device {u.device}, where u is, got {value.device}")
+        if not value.numel():
+            raise ValueError(f"{name}: expected at least 1 of every axis, got {tuple(value.shape)}")
     if u.ndim != 3:
         raise ValueError(f"u: expected (b, d, l), got {tuple(u.shape)}")
     b, d, l = u.shape
-    if A.ndim != 2 or len(A) != d or A.is_complex():
-        raise ValueError(f"A: expected real numbers (d, n) with d = {d}, got {tuple(A.shape)} of {A.dtype}")
+    if A.ndim != 2 or len(A) != d:
+        raise ValueError(f"A: expected (d, n) with d = {d}, got {tuple(A.shape)}")
     n, groups = A.shape[1], B.shape[1] if B.ndim == 4 else 1
-    if groups < 1 or d % groups:
+    if d % groups:
         raise ValueError(f"B: expected groups that divide d = {d}, got {groups}")
     each_token: list[tuple[int, ...]] = [(b, n, l)] * (groups == 1) + [(b, groups, n, l)]
-    expected: dict[str, tuple[Tensor | None, list[tuple[int, ...]]]] = {
-        "delta": (delta, [(b, d, l)]),
-        "B": (B, each_token),
-        "C": (C, each_token),
-        "D": (D, [(d,)]),
-        "z": (z, [(b, d, l)]),
-        "delta_bias": (delta_bias, [(d,)]),
+    expected: dict[str, list[tuple[int, ...]]] = {
+        "delta": [(b, d, l)],
+        "B": each_token,
+        "C": each_token,
+        "D": [(d,)],
+        "z": [(b, d, l)],
+        "delta_bias": [(d,)],
     }
-    for name, (value, shapes) in expected.items():
-        if value is not None and value.shape not in shapes:
+    for name, shapes in expected.items():
+        if (value := given[name]) is not None and value.shape not in shapes:
             raise ValueError(
                 f"{name}: expected {' or '.join(map(str, shapes))}, got {tuple(value.shape)}; "
                 "u, delta and z are (b, d, l), A is (d, n), B and C are (b, n, l) or (b, groups, n, l)"

@@ -138,7 +138,7 @@ def gain_slope_a(dt, a, abar, w, PRECISE: tl.constexpr):
 @triton.jit
 def softplus_slope(dt, PRECISE: tl.constexpr):
     """d softplus(z) / dz = 1 - exp(-softplus(z)), without cancellation for small dt."""
-    return tl.where(is_small(-dt, PRECISE), dt * phi(-dt, PRECISE), 1.0 - tl.exp2(dt * -LOG2E))
+    return tl.where(is_small(dt, PRECISE), dt * phi(-dt, PRECISE), 1.0 - tl.exp2(dt * -LOG2E))
 
 
 @triton.jit

@@ -213,7 +213,7 @@ def forward(
     inputs: Inputs, routes: Sequence[Route], discretization: str, softplus: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     """y (b, h, w, d) of x's dtype, the last state of each route (b, k, d, n), and what `backward` wants kept."""
-    dtype, inputs = inputs.x.dtype, widened(inputs)
+    dtype, inputs = inputs.x.dtype, inputs.widened()
     x, A = inputs.x, inputs.A
     b, h, w, d = x.shape
     y = x * inputs.D.sum(0)
@@ -246,7 +246,7 @@ def backward(
     softplus: bool,
 ) -> tuple[Tensor | None, ...]:
     """The gradient of each input, of its shape and dtype."""
-    given, inputs = inputs, widened(inputs)
+    given, inputs = inputs, inputs.widened()
     x, dy = inputs.x, dy.to(inputs.x.dtype).contiguous()
     dx = dy * inputs.D.sum(0)
     sums = Inputs._make((dx, *(None if v is None else torch.zeros_like(v) for v in inputs[1:])))
@@ -357,15 +357,12 @@ def softplus_2(z: Tensor) -> Tensor:
     return torch.ops.aten.softplus.out(z, LN_2, LINEAR, out=z).mul_(LN_2)  # which gives it in units of ln 2
 
 
-def widened(inputs: Inputs) -> Inputs:
-    """In float32, or float64 if x is, and contiguous."""
-    dtype = torch.promote_types(inputs.x.dtype, torch.float32)
-    return Inputs._make(None if v is None else v.to(dtype).contiguous() for v in inputs)
-
-
 def kept_shape(b: int, h: int, w: int, d: int, n: int, routes: Sequence[Route]) -> tuple[int, ...]:
     """Shape of what `forward` keeps for `backward`: the state that enters each chunk, and the chunk's decay."""
-    return n, 2, sum(Chunks(route, int(h), int(w)).c for route in routes), b, d
+    if isinstance(h, int) and isinstance(w, int):
+        return n, 2, sum(Chunks(route, h, w).c for route in routes), b, d
+    # symbols, while torch.compile traces: as many chunks as there will be, or it would compile for every size of map
+    return n, 2, torch.library.get_ctx().new_dynamic_size(), b, d
 
 
 def cut(routes: Sequence[Route], x: Tensor, kept: Tensor) -> Iterator[tuple[Chunks, Tensor]]:
