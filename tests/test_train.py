@@ -105,7 +105,7 @@ def test_broken_files_of_a_run_are_named(finished, tmp_path):
     out = shutil.copytree(finished[0], tmp_path / "run")
     result, state = out / "seed-0" / "result.json", out / "seed-0" / "search" / "state.pt"
     result.write_text(result.read_text()[:-9])
-    assert f"{result}: cannot read this of a run" in error_of("--resume", out)
+    assert f"{result}: cannot read this file of a run" in error_of("--resume", out)
     result.unlink()
     torch.save({"model": torch.ones(9)}, state)
     for size in (-5, 100, 0):

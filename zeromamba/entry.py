@@ -22,7 +22,7 @@ def expand_home(argv: list[str] | None) -> list[str]:
 def ends_in_a_line(
     after: str = "", *, interrupted: str = "interrupted", memory: str = "--device cpu takes the machine's own memory"
 ) -> Iterator[None]:
-    """End the process with status 1 and one line where the user, the input, the disk or the training ends it.
+    """Turn what the user, the input, the disk or the training can cause into one line and exit status 1.
 
     Args:
         after: how to go on after an error, behind its message.

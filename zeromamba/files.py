@@ -39,7 +39,7 @@ def read_json(path: Path, advice: str) -> dict[str, Any]:
     try:
         return dict(json.loads(path.read_text()))
     except (OSError, ValueError, TypeError) as error:
-        raise ValueError(f"{path}: cannot read this of a run ({error}): {advice}") from error
+        raise ValueError(f"{path}: cannot read this file of a run ({error}): {advice}") from error
 
 
 def write_json(path: Path, value: object) -> None:

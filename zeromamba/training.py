@@ -142,7 +142,11 @@ def evaluate_split(
 
 
 def is_undecayed(name: str, parameter: nn.Parameter) -> bool:
-    """Norms, biases, positions and the state-space parameters, which decay would only pull from their meaning."""
+    """Whether weight decay spares a parameter.
+
+    That is norms, biases, position embeddings, class tokens and state-space parameters, for which zero is not a neutral
+    value.
+    """
     return parameter.ndim <= 1 or name.rsplit(".", 1)[-1] in {"A_log", "D", "dt_bias", "pos_embed", "cls_token"}
 
 
