@@ -4,8 +4,10 @@ import csv
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
+from typing import Any
 
 PRINTED_METRICS = ("czsl", "U", "S", "H")
+_NUMBERS = {"params", *PRINTED_METRICS}  # columns of paper.csv; the others are text
 
 
 @dataclass(frozen=True)
@@ -29,25 +31,13 @@ def printed_rows() -> tuple[PrintedRow, ...]:
     """Every row, in the paper's order."""
     text = files(__package__).joinpath("paper.csv").read_text(encoding="utf-8")
     table = csv.DictReader(line for line in text.splitlines() if not line.startswith("#"))
-    return tuple(_row(values) for values in table)
+    return tuple(PrintedRow(**{name: _value(name, text) for name, text in cells.items()}) for cells in table)
 
 
-def _row(values: dict[str, str]) -> PrintedRow:
-    def number(name: str) -> float | None:
-        return float(values[name]) if values[name] else None
-
-    return PrintedRow(
-        source=values["source"],
-        method=values["method"],
-        backbone=values["backbone"],
-        venue=values["venue"],
-        params=number("params"),
-        dataset=values["dataset"],
-        czsl=number("czsl"),
-        U=number("U"),
-        S=number("S"),
-        H=number("H"),
-    )
+def _value(name: str, text: str) -> Any:
+    if name not in _NUMBERS:
+        return text
+    return float(text) if text else None
 
 
 def printed(source: str, dataset: str) -> dict[str, PrintedRow]:
