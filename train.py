@@ -18,6 +18,7 @@ from zeromamba.checkpoint import RELEASED_SUFFIX, Checkpoint, adopt_released, ch
 from zeromamba.data import ZSLData
 from zeromamba.entry import ends_in_a_line, expand_home
 from zeromamba.files import write_json
+from zeromamba.messages import option
 from zeromamba.model import ZeroShotModel
 from zeromamba.protocol import SeedRun, final_split, summary
 from zeromamba.runs import MACHINE_SETTINGS, first_change, load_settings, new_folder, open_run
@@ -50,8 +51,8 @@ def parse(argv: list[str] | None) -> tuple[CommandLine, Checkpoint | None]:
     """
     argv = expand_home(argv)
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    for option, default in ("--dataset", "demo"), ("--preset", "paper"), ("--resume", None), ("--eval", None):
-        first.add_argument(option, nargs="?", default=default, const=default)  # tyro says what is wrong with it
+    for name, default in ("dataset", "demo"), ("preset", "paper"), ("resume", None), ("eval", None):
+        first.add_argument(option(name), nargs="?", default=default, const=default)  # tyro says what is wrong with it
     known, _ = first.parse_known_args(argv)
     ours = known.eval and not known.eval.endswith(RELEASED_SUFFIX)
     checkpoint = load_checkpoint(Path(known.eval)) if ours else None
@@ -118,7 +119,7 @@ def evaluate(
     for name in ("image_size", "precision"):
         trained, measured = getattr(record.settings, name), getattr(settings, name)
         if measured != trained:
-            chosen_by += f"; measured with --{name.replace('_', '-')} {measured}, trained with {trained}"
+            chosen_by += f"; measured with {option(name)} {measured}, trained with {trained}"
     evaluation = evaluate_split(model.to(device), data, final_split(data), settings, gamma, device)
     result = {**summary(evaluation), "chosen_by": chosen_by, "per_class": evaluation.per_class}
     for name, accuracy in evaluation.per_class["gzsl"].items():

@@ -5,6 +5,11 @@ from collections.abc import Iterable, Sequence
 LISTED = 8  # the most names of one list in a message
 
 
+def option(name: str) -> str:
+    """A setting as the command line spells it: "--batch-size" of "batch_size"."""
+    return f"--{name.replace('_', '-')}"
+
+
 def listing(items: Iterable[object], separator: str = ", ") -> str:
     """Items in their order for a message; of many the first, and how many more there are."""
     texts = [str(item) for item in items]

@@ -13,6 +13,7 @@ import torch
 
 from .data import ZSLData, differences, fingerprints
 from .files import read_json, write_json
+from .messages import option
 from .settings import Settings
 
 # What concerns the machine rather than the result: may change when a run goes on elsewhere.
@@ -96,7 +97,7 @@ def first_change(kept: Settings, given: Settings, allowed: set[str]) -> str | No
     """The first setting that differs and is not allowed to, as "--epochs 2, not 5"; None if there is none."""
     old, new = kept.to_json(), given.to_json()
     changes = (name for name in old if old[name] != new[name] and name not in allowed)
-    return next((f"--{name.replace('_', '-')} {old[name]}, not {new[name]}" for name in changes), None)
+    return next((f"{option(name)} {old[name]}, not {new[name]}" for name in changes), None)
 
 
 def check_same_data(folder: Path, data: ZSLData) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from .backbones import REGISTRY, BackboneName
+from .messages import option
 from .model import VariantName
 
 ProtocolName = Literal["validation", "paper"]
@@ -106,25 +107,23 @@ class Settings:
     """read every image once before training starts: broken ones and, in your own folder, copies are found"""
 
     def __post_init__(self) -> None:
-        for name, value in vars(self).items():
-            if isinstance(value, float) and not math.isfinite(value):
-                raise ValueError(f"--{name.replace('_', '-')} is {value}: expected a finite number")
-        for name in ("epochs", "batch_size", "image_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"--{name.replace('_', '-')} is {getattr(self, name)}: expected at least 1")
-        for name in ("lr", "lr_mlp", "logit_scale"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"--{name.replace('_', '-')} is {getattr(self, name)}: expected a positive number")
-        for name in ("workers", "weight_decay", "lambda_sc"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"--{name.replace('_', '-')} is {getattr(self, name)}: expected 0 or more")
+        floats = [name for name, value in vars(self).items() if isinstance(value, float)]
+        for names, holds, expected in (
+            (floats, math.isfinite, "a finite number"),
+            (("epochs", "batch_size", "image_size"), lambda value: value >= 1, "at least 1"),
+            (("lr", "lr_mlp", "logit_scale"), lambda value: value > 0, "a positive number"),
+            (("workers", "weight_decay", "lambda_sc"), lambda value: value >= 0, "0 or more"),
+        ):
+            for name in names:
+                if not holds(value := getattr(self, name)):
+                    raise ValueError(f"{option(name)} is {value}: expected {expected}")
         if self.drop_path is not None and not 0 <= self.drop_path < 1:
             raise ValueError(f"--drop-path is {self.drop_path}: expected a rate from 0 to below 1, or None")
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"--seeds {self.seeds}: expected one or more different numbers")
-        for option, seeds in (("--seeds", self.seeds), ("--data-seed", (self.data_seed,))):
+        for name, seeds in (("seeds", self.seeds), ("data_seed", (self.data_seed,))):
             if not all(0 <= seed < 2**32 for seed in seeds):
-                raise ValueError(f"{option} {' '.join(map(str, seeds))}: expected numbers from 0 to {2**32 - 1}")
+                raise ValueError(f"{option(name)} {' '.join(map(str, seeds))}: expected numbers from 0 to {2**32 - 1}")
 
     @property
     def rules(self) -> Rules:

@@ -12,6 +12,7 @@ from ..backbones import REGISTRY
 from ..build import load_data, restore_model
 from ..checkpoint import RELEASED_SUFFIX, Checkpoint, adopt_released, load_checkpoint
 from ..data import ZSLData
+from ..messages import option
 from ..model import ZeroShotModel
 from ..settings import PAPER_GAMMA, Settings, preset
 from ..training import pick_device
@@ -105,7 +106,7 @@ class ClassCommand(Command):
 def at_least_one(command: Command, name: str) -> None:
     """Raise ValueError unless an option of a command is 1 or more."""
     if getattr(command, name) < 1:
-        raise ValueError(f"--{name.replace('_', '-')} is {getattr(command, name)}: expected at least 1")
+        raise ValueError(f"{option(name)} is {getattr(command, name)}: expected at least 1")
 
 
 def load_run(command: Command) -> Run:
