@@ -126,17 +126,33 @@ def csv_rows(cells: list[Cell], reduced: bool) -> list[dict[str, Any]]:
     rows = []
     for cell in cells:
         results, paper, settings = cell.results(), printed_row(cell), cell.settings
-        row: dict[str, Any] = {"row": cell.row.name, "dataset": cell.data.name, "protocol": settings.protocol}
-        row |= {"variant": settings.variant, "logit_scale": settings.logit_scale, "batch_size": settings.batch_size}
-        row |= {"components": settings.components, "lambda_sc": settings.lambda_sc}
-        row |= {"reduced": reduced, "seeds": " ".join(str(r["seed"]) for r in results), "params": cell.params}
-        row |= {"backbone": settings.backbone, "image_size": settings.image_size, "epochs": settings.epochs}
+        accuracies = {}
         for m in METRICS:
             measured = mean_and_deviation([100 * r[m] for r in results]) if results else (None, None)
-            row[m], row[f"{m}_deviation"] = (None if v is None else round(v, 2) for v in measured)
-        row |= {f"{m}_printed": getattr(paper, m, None) for m in PRINTED_METRICS}
-        row |= {"printed_in": paper and paper.source, "unavailable": cell.unavailable, "run": cell.folder.name}
-        rows.append(row)
+            accuracies[m], accuracies[f"{m}_deviation"] = (None if v is None else round(v, 2) for v in measured)
+        rows.append(
+            {
+                "row": cell.row.name,
+                "dataset": cell.data.name,
+                "protocol": settings.protocol,
+                "variant": settings.variant,
+                "logit_scale": settings.logit_scale,
+                "batch_size": settings.batch_size,
+                "components": settings.components,
+                "lambda_sc": settings.lambda_sc,
+                "reduced": reduced,
+                "seeds": " ".join(str(r["seed"]) for r in results),
+                "params": cell.params,
+                "backbone": settings.backbone,
+                "image_size": settings.image_size,
+                "epochs": settings.epochs,
+                **accuracies,
+                **{f"{m}_printed": getattr(paper, m, None) for m in PRINTED_METRICS},
+                "printed_in": paper and paper.source,
+                "unavailable": cell.unavailable,
+                "run": cell.folder.name,
+            }
+        )
     return rows
 
 

@@ -18,7 +18,7 @@ from .style import COLOURS, MARKERS, new_figure, readable
 PERPLEXITY = 30  # scikit-learn's default, lowered where there are few images
 
 
-class Features(NamedTuple):
+class ImageFeatures(NamedTuple):
     """Features of images of one kind of class, seen or unseen."""
 
     visual: Floats  # (m, C) g of (8)
@@ -26,7 +26,7 @@ class Features(NamedTuple):
     labels: Ints  # (m,)
 
 
-def features(run: Run, indices: Tensor) -> Features:
+def features(run: Run, indices: Tensor) -> ImageFeatures:
     """The features of some images."""
     model, settings = run.model, run.settings
 
@@ -36,7 +36,7 @@ def features(run: Run, indices: Tensor) -> Features:
 
     values, indices = represent(model, loader(run.data, indices, settings), settings, run.device, both)
     semantic = len(run.data.attribute_names)
-    return Features(
+    return ImageFeatures(
         values[:, :-semantic].double().numpy(), values[:, -semantic:].double().numpy(), run.data.labels[indices].numpy()
     )
 
@@ -63,7 +63,7 @@ def silhouette(values: Floats, labels: Ints) -> str:
     return f"silhouette {silhouette_score(values, labels):z.2f}" if defined else "no silhouette"
 
 
-def draw(rows: dict[str, Features], class_names: tuple[str, ...], seed: int, caption: str) -> Figure:
+def draw(rows: dict[str, ImageFeatures], class_names: tuple[str, ...], seed: int, caption: str) -> Figure:
     """A row for each kind of class: visual features left, semantic ones right, a colour and a marker a class."""
     with new_figure(2.9 * len(rows), caption) as figure:
         grid = figure.subplots(len(rows), 2, squeeze=False)
