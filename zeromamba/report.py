@@ -14,11 +14,10 @@ from .data import BENCHMARKS, ZSLData, imagenet
 from .paper import PRINTED_METRICS, main_result
 from .settings import PAPER_GAMMA, Settings
 
-METRICS = ("czsl", "U", "S", "H", "ausuc")
+METRICS = {"czsl": "CZSL", "U": "U", "S": "S", "H": "H", "ausuc": "AUSUC"}  # of a result, and their titles
 WIDTH = 80  # columns of a plain terminal
 
 PAPER_CLASSES = {name: row.seen + row.unseen for name, row in BENCHMARKS.items()} | {"imagenet": imagenet.CLASSES}
-PAPER_CHOICE = "gamma fixed by hand, epoch: best on test images in the released code"
 
 
 def mean_and_deviation(values: Sequence[float]) -> tuple[float, float | None]:
@@ -46,6 +45,18 @@ def incomparable(settings: Settings, data: ZSLData) -> str:
     return f"all {classes} classes, this run has {len(data.class_names)}: not comparable"
 
 
+def paper_choice(settings: Settings, data: ZSLData) -> str:
+    """How the paper chose epoch and gamma, and what keeps its numbers from standing beside ones on `data`."""
+    chosen = "gamma fixed by hand, epoch: best on test images in the released code"
+    return "; ".join(filter(None, (chosen, incomparable(settings, data))))
+
+
+def network(settings: Settings) -> str:
+    """The backbone and, where it is not all of ZeroMamba, what is built on it."""
+    parts = "" if settings.components == "full" else f" ({settings.components})"
+    return REGISTRY[settings.backbone].title + parts
+
+
 def variant(settings: Settings) -> str:
     """How class scores are made."""
     scale = "" if settings.logit_scale == 1 else f", class scores times {settings.logit_scale:g}"
@@ -56,12 +67,10 @@ def result_table(settings: Settings, data: ZSLData, results: list[dict[str, Any]
     """The table that a run ends with; its caption says of each row how epoch and gamma were chosen."""
     seeds = f"{len(results)} seed" + ("s" if len(results) > 1 else "")
     ours = "; ".join(dict.fromkeys(r["chosen_by"] for r in results))
-    parts = "" if settings.components == "full" else f" ({settings.components})"
-    about = f"{parts}, {variant(settings)}, {settings.image_size} px, {seeds}"
-    notes = [f"[1] {REGISTRY[settings.backbone].title}{about}; {ours}"]
+    notes = [f"[1] {network(settings)}, {variant(settings)}, {settings.image_size} px, {seeds}; {ours}"]
     title = f"{data.name}: {len(data.seen)} seen + {len(data.unseen)} unseen classes, mean per-class top-1, percent"
     table = Table(title=escape(title), caption_justify="left", min_width=72)
-    for name in ("", "CZSL", "U", "S", "H", "AUSUC", "gamma"):
+    for name in ("", *METRICS.values(), "gamma"):
         table.add_column(name, justify="right" if name else "left", no_wrap=True)
     # deviations, and each seed's gamma, go on lines of their own: a terminal of 80 columns holds the table
     measured = (in_percent([r[m] for r in results]).replace(" ±", "\n±") for m in METRICS)
@@ -71,8 +80,7 @@ def result_table(settings: Settings, data: ZSLData, results: list[dict[str, Any]
         values = (getattr(printed, m) for m in PRINTED_METRICS)
         gamma = f"{PAPER_GAMMA[settings.dataset]:g}" if settings.dataset in PAPER_GAMMA else ""
         table.add_row("paper \\[2]", *("" if v is None else f"{v:.1f}" for v in values), "", gamma)
-        made = "; ".join(filter(None, ("VMamba-Small, 448 px", PAPER_CHOICE, incomparable(settings, data))))
-        notes.append(f"[2] {printed.source}: {made}")
+        notes.append(f"[2] {printed.source}: VMamba-Small, 448 px; {paper_choice(settings, data)}")
     table.caption = escape("\n".join(notes))
     return table
 

@@ -13,10 +13,10 @@ from ..figures import gamma
 from ..figures.run import Run
 from ..figures.style import COLOURS, MARKERS, new_figure
 from ..paper import PRINTED_METRICS
-from ..report import incomparable, mean_and_deviation
+from ..report import METRICS, incomparable, mean_and_deviation
 from .grids import REDUCED_NOTE, ChartName, Experiment
 from .run import Cell
-from .tables import TITLES, printed_row
+from .tables import printed_row
 
 Figures = dict[str, Figure]  # by what stands behind the experiment's name in the file's
 
@@ -44,7 +44,7 @@ def parameters(experiment: Experiment, cells: list[Cell], reduced: bool, device:
                 for i, cell in enumerate(group):
                     built = None if reduced else cell.params
                     _point(axes, cell, metric, built, COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)])
-                axes.set(xlabel="parameters, M", ylabel=f"{TITLES[metric]}, %", title=group[0].data.name)
+                axes.set(xlabel="parameters, M", ylabel=f"{METRICS[metric]}, %", title=group[0].data.name)
             line[1].legend(loc="upper left", bbox_to_anchor=(1, 1))
     return {"": figure}
 
@@ -78,7 +78,7 @@ def sweeps(experiment: Experiment, cells: list[Cell], reduced: bool, device: tor
                 for metric, colour, marker in zip(PRINTED_METRICS, COLOURS, MARKERS, strict=False):
                     points = [_percent(cell, metric) for cell in swept]
                     values, errors = [p[0] for p in points], [p[1] for p in points]
-                    axes.errorbar(ticks, values, errors, color=colour, marker=marker, label=TITLES[metric])
+                    axes.errorbar(ticks, values, errors, color=colour, marker=marker, label=METRICS[metric])
                     for tick, paper in zip(ticks, map(printed_row, swept), strict=True):
                         if paper is not None:
                             axes.plot(tick, getattr(paper, metric), marker, color=colour, markerfacecolor="none")

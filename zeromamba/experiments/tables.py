@@ -5,15 +5,12 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from ..backbones import REGISTRY
 from ..files import atomic_write
 from ..paper import PRINTED_METRICS, PrintedRow, main_result, printed
-from ..report import METRICS, PAPER_CHOICE, in_percent, incomparable, mean_and_deviation, variant
+from ..report import METRICS, in_percent, mean_and_deviation, network, paper_choice, variant
 from ..settings import preset
 from .grids import REDUCED_NOTE, Experiment
 from .run import Cell
-
-TITLES = {"czsl": "CZSL", "U": "U", "S": "S", "H": "H", "ausuc": "AUSUC"}
 
 
 def printed_row(cell: Cell) -> PrintedRow | None:
@@ -49,8 +46,8 @@ def _section(experiment: Experiment, cells: list[Cell]) -> list[str]:
     others = _other_methods(experiment, cells)
     beside = bool(others) or any(printed_row(cell) for cell in cells)
     header = [""]
-    for m in METRICS:
-        header += [TITLES[m], "paper"] if beside and m in PRINTED_METRICS else [TITLES[m]]
+    for m, title in METRICS.items():
+        header += [title, "paper"] if beside and m in PRINTED_METRICS else [title]
     header += ["seeds", "params, M", "trained as"]
     lines = [_measured(cell, beside) for cell in cells] + [_printed_only(row, len(header)) for row in others]
     heading = f"## {data.name}: {len(data.seen)} seen + {len(data.unseen)} unseen classes"
@@ -66,8 +63,7 @@ def _notes(cells: list[Cell], beside: bool) -> list[str]:
         f"Chance in CZSL: {100 / len(data.unseen):.1f}."
     ]
     if beside:
-        made = "; ".join(filter(None, (PAPER_CHOICE, incomparable(settings, data))))
-        notes.append(f'Columns "paper": as printed; ZeroMamba with {made}.')
+        notes.append(f'Columns "paper": as printed; ZeroMamba with {paper_choice(settings, data)}.')
     else:
         notes.append(f"The paper prints no number for this on {data.name}.")
     reasons = dict.fromkeys(cell.unavailable for cell in cells if cell.unavailable)
@@ -97,8 +93,7 @@ def _measured(cell: Cell, beside: bool) -> list[str]:
         if beside and m in PRINTED_METRICS:
             line.append(_number(getattr(paper, m, None)))
     settings = cell.settings
-    parts = "" if settings.components == "full" else f" ({settings.components})"
-    trained_as = f"{REGISTRY[settings.backbone].title}{parts}, {settings.image_size} px, {settings.epochs} epochs"
+    trained_as = f"{network(settings)}, {settings.image_size} px, {settings.epochs} epochs"
     if cell.params is None:
         return [*line, "", "", "not run, see below"]
     return [*line, f"{len(results)} of {len(settings.seeds)}", f"{cell.params / 1e6:.1f}", trained_as]
