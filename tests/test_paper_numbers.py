@@ -1,5 +1,7 @@
 """The paper's printed numbers: read rightly, and consistent with each other."""
 
+import re
+
 import pytest
 from shared import SHARED
 
@@ -45,15 +47,45 @@ def test_a_printed_h_is_the_harmonic_mean_of_u_and_s():
     assert odd == ODD_H
 
 
-def test_numbers_stand_in_the_paper_s_text_in_this_order():
+def lines_from(start):
+    """The lines of the paper's text from the one that begins so, each as its cells."""
     text = SHARED / "paper" / "zeromamba.txt"
     if not text.is_file():
         pytest.skip(f"needs {text}")
     lines = text.read_text(encoding="utf-8").splitlines()
-    for row in printed_rows():
-        values = [getattr(row, m) for m in PRINTED_METRICS if getattr(row, m) is not None]
-        wanted = " | ".join(f"{v}" for v in values)
-        assert any(wanted in line.replace("– | ", "") for line in lines), row
+    first = next(i for i, line in enumerate(lines) if line.startswith(start))
+    return [[cell.strip() for cell in line.rstrip("| ").split("|")] for line in lines[first:]]
+
+
+@pytest.mark.parametrize(
+    ("source", "header", "datasets"),
+    [
+        ("Table 1", "Method | Backbone", ("cub", "sun", "awa2")),
+        ("Table 4", "Model | Params", ("cub", "sun", "awa2")),
+        ("Table 5", "baseline | SLP", ("cub", "sun")),
+        ("Table 6", "Backbone | CUB", ("cub", "sun", "awa2")),
+        ("Table 7", "Method | Image Size", ("cub", "sun", "awa2")),
+    ],
+)
+def test_every_number_stands_in_the_paper_s_text_at_its_method_and_data_set(source, header, datasets):
+    results = (cells for cells in lines_from(header) if re.fullmatch(r"\d+\.\d", cells[-1]) or cells[-1] == "–")
+    for method in dict.fromkeys(row.method for row in printed_rows() if row.source == source):
+        cells = next(results)
+        if source != "Table 5":  # whose rows have ticks for names
+            assert " ".join(cells).startswith(method.replace(" x ", " "))
+        wanted = []
+        for dataset in datasets:
+            row = printed(source, dataset).get(method)
+            wanted += [getattr(row, metric, None) for metric in PRINTED_METRICS]
+        assert cells[-len(wanted) :] == ["–" if value is None else str(value) for value in wanted], method
+
+
+def test_every_number_of_imagenet_stands_in_the_paper_s_text_below_its_method():
+    names, *lines = lines_from("Method | SEKG")
+    values = next(cells for cells in lines if cells[0] == "(%)")
+    for row, name, value in zip(printed("Table 3", "imagenet").values(), names[1:], values[1:], strict=True):
+        assert name.startswith(row.method)
+        assert value == str(row.czsl)
 
 
 def test_every_row_of_a_grid_finds_what_it_repeats():
