@@ -98,7 +98,7 @@ def prepare_evaluation(
 def train(settings: Settings, data: ZSLData, folder: Path, device: torch.device) -> None:
     """One run over all seeds, ending with the table."""
     print(f"run folder: {folder}")
-    results = [SeedRun(settings, data, seed, folder / f"seed-{seed}", device).result() for seed in settings.seeds]
+    results = [SeedRun(settings, data, seed, folder, device).result() for seed in settings.seeds]
     write_json(folder / "results.json", {"mean over seeds": report.aggregate(results), "seeds": results})
     (folder / "table.txt").write_text(report.show(report.result_table(settings, data, results)))
 

@@ -69,7 +69,7 @@ def test_the_largest_area_on_validation_classes_chooses_the_epoch_and_gamma(data
     assert result["epoch"] == 2
     assert [result[k] for k in ("czsl", "U", "S", "ausuc", "gamma")] == [0.55, 0.5, 0.25, 0.4, 0.2]
     assert result["validation"]["ausuc"] == 0.8
-    checkpoint = load_checkpoint(tmp_path / "model.safetensors")
+    checkpoint = load_checkpoint(tmp_path / "seed-0/model.safetensors")
     assert checkpoint.state["weight"].item() == checkpoint.record.epoch == 2
     assert checkpoint.record.gamma == 0.2
 
@@ -90,5 +90,5 @@ def test_the_paper_s_protocol_takes_the_best_epochs_on_test_images(data, measure
     assert (result["epoch_czsl"], result["czsl"]) == (1, 0.9)
     assert (result["epoch"], result["U"], result["S"]) == (3, 0.7, 0.8)
     for kind, epoch in (("czsl", 1), ("gzsl", 3)):
-        checkpoint = load_checkpoint(tmp_path / f"model_best_{kind}.safetensors")
+        checkpoint = load_checkpoint(tmp_path / f"seed-0/model_best_{kind}.safetensors")
         assert checkpoint.state["weight"].item() == checkpoint.record.epoch == epoch

@@ -20,9 +20,10 @@ from .data import ZSLData, validation_split
 from .evaluation import Evaluation
 from .files import read_json, write_json
 from .model import ZeroShotModel
-from .settings import Settings
+from .settings import ProtocolName, Settings
 from .training import Fit, Split, evaluate_split
 
+RESULT = "result.json"  # of a seed, in its folder; written last
 SEED_ANEW = "remove it, and the seed starts anew"  # what to do about a broken file of a seed
 
 
@@ -38,23 +39,45 @@ def final_split(data: ZSLData) -> Split:
     return Split(data.trainval, torch.cat([data.test_seen, data.test_unseen]), data.seen, data.unseen)
 
 
-class SeedRun:
-    """All that is done for one seed, kept in one folder: `result.json`, checkpoints, TensorBoard files."""
+def seed_folder(run: Path, seed: int) -> Path:
+    """Where a run keeps all that is of one seed."""
+    return run / f"seed-{seed}"
 
-    def __init__(self, settings: Settings, data: ZSLData, seed: int, folder: Path, device: torch.device) -> None:
-        self.settings, self.data, self.seed, self.folder, self.device = settings, data, seed, folder, device
+
+def final_checkpoint(folder: Path, protocol: ProtocolName) -> Path:
+    """The checkpoint in a finished seed's folder whose U, S and H are its result's."""
+    return folder / ("model_best_gzsl.safetensors" if protocol == "paper" else "model.safetensors")
+
+
+def finished(folder: Path) -> dict[str, Any] | None:
+    """The result in a seed's folder (accuracies as fractions); None where it is not finished.
+
+    Raises:
+        ValueError: if it cannot be read.
+    """
+    file = folder / RESULT
+    return read_json(file, SEED_ANEW) if file.exists() else None
+
+
+class SeedRun:
+    """All that is done for one seed, kept in its folder of the run: the result, checkpoints, TensorBoard files."""
+
+    def __init__(self, settings: Settings, data: ZSLData, seed: int, run: Path, device: torch.device) -> None:
+        self.settings, self.data, self.seed, self.device = settings, data, seed, device
+        self.folder = seed_folder(run, seed)
 
     def result(self) -> dict[str, Any]:
-        """Run what is not done yet, and return the result (accuracies as fractions)."""
-        path = self.folder / "result.json"
-        if path.exists():
-            print(f"seed {self.seed}: finished before, read from {path}")
-        else:
-            run = self._paper if self.settings.protocol == "paper" else self._validation
-            write_json(path, {"seed": self.seed, "chosen_by": self.settings.chosen_by, **run()})
-            for state in self.folder.glob("*/state.pt"):
-                state.unlink()
-        return read_json(path, SEED_ANEW)
+        """Run what is not done yet, and return the result, as `finished` gives it."""
+        file = self.folder / RESULT
+        if (before := finished(self.folder)) is not None:
+            print(f"seed {self.seed}: finished before, read from {file}")
+            return before
+        run = self._paper if self.settings.protocol == "paper" else self._validation
+        result = {"seed": self.seed, "chosen_by": self.settings.chosen_by, **run()}
+        write_json(file, result)
+        for state in self.folder.glob("*/state.pt"):
+            state.unlink()
+        return result
 
     def _validation(self) -> dict[str, Any]:
         settings, data = self.settings, self.data

@@ -13,6 +13,7 @@ from ..figures import gamma
 from ..figures.run import Run
 from ..figures.style import COLOURS, MARKERS, new_figure
 from ..paper import PRINTED_METRICS
+from ..protocol import final_checkpoint, seed_folder
 from ..report import METRICS, incomparable, mean_and_deviation
 from .grids import REDUCED_NOTE, ChartName, Experiment
 from .run import Cell
@@ -93,8 +94,8 @@ def gamma_curves(experiment: Experiment, cells: list[Cell], reduced: bool, devic
     figures = {}
     for cell in cells:
         for result in cell.results()[:1]:
-            name = "model_best_gzsl" if cell.settings.protocol == "paper" else "model"
-            checkpoint = load_checkpoint(cell.seed_folder(result["seed"]) / f"{name}.safetensors")
+            folder = seed_folder(cell.folder, result["seed"])
+            checkpoint = load_checkpoint(final_checkpoint(folder, cell.settings.protocol))
             model = restore_model(checkpoint, cell.settings).to(device).eval()
             run = Run(checkpoint, cell.settings, cell.data, model, device)
             curve, chosen = gamma.gamma_curve(run)

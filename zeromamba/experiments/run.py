@@ -15,7 +15,7 @@ from ..backbones import REGISTRY
 from ..build import build_model, missing_weights
 from ..data import ZSLData
 from ..files import read_json, write_json
-from ..protocol import SEED_ANEW, SeedRun
+from ..protocol import SEED_ANEW, SeedRun, finished, seed_folder
 from ..runs import MAY_CHANGE, open_run
 from ..settings import Settings
 from .grids import Experiment, Row, base_settings, row_changes
@@ -28,24 +28,20 @@ class Cell:
     row: Row
     data: ZSLData
     settings: Settings
-    folder: Path
+    folder: Path  # of a run as train.py makes it: `train.py --resume` goes on with it
     params: int | None = None  # of the whole model
     unavailable: str | None = None
 
-    def seed_folder(self, seed: int) -> Path:
-        """Where train.py keeps a seed too: `train.py --resume` on `folder` goes on with it."""
-        return self.folder / f"seed-{seed}"
-
     def results(self) -> list[dict[str, Any]]:
         """The finished seeds of those asked for, as `SeedRun.result` gives them."""
-        files = (self.seed_folder(seed) / "result.json" for seed in self.settings.seeds)
-        return [read_json(file, SEED_ANEW) for file in files if file.exists()]
+        found = (finished(seed_folder(self.folder, seed)) for seed in self.settings.seeds)
+        return [result for result in found if result is not None]
 
     def diverged(self) -> dict[int, str]:
         """Why seeds of those asked for ended without a result."""
-        files = {seed: self.seed_folder(seed) / "diverged.json" for seed in self.settings.seeds}
-        without = (seed for seed in files if not (self.seed_folder(seed) / "result.json").exists())
-        return {seed: read_json(files[seed], SEED_ANEW)["reason"] for seed in without if files[seed].exists()}
+        folders = {seed: seed_folder(self.folder, seed) for seed in self.settings.seeds}
+        files = {seed: folder / "diverged.json" for seed, folder in folders.items() if finished(folder) is None}
+        return {seed: read_json(file, SEED_ANEW)["reason"] for seed, file in files.items() if file.exists()}
 
 
 def plan(experiment: Experiment, data: ZSLData, common: dict[str, Any], reduced: bool, out: Path) -> list[Cell]:
@@ -108,16 +104,17 @@ def run_all(cells: list[Cell], device: torch.device) -> Iterator[Cell]:
     """Finish every cell, all of them for one seed before the next; yields each after a run of it has ended."""
     todo = [(cell, seed) for seed in cells[0].settings.seeds for cell in cells if cell.unavailable is None]
     for i, (cell, seed) in enumerate(todo, start=1):
-        done = (cell.seed_folder(seed) / "result.json").exists()
+        folder = seed_folder(cell.folder, seed)
+        done = finished(folder) is not None
         what = f"{cell.row.name} on {cell.data.name}, seed {seed}"
         print(f"run {i}/{len(todo)}: {what}: {'finished before' if done else cell.folder}", flush=True)
         if done:
             continue
         try:
-            SeedRun(cell.settings, cell.data, seed, cell.seed_folder(seed), device).result()
+            SeedRun(cell.settings, cell.data, seed, cell.folder, device).result()
         except FloatingPointError as error:  # a setting that diverges takes no other run with it
             print(f"run {i}/{len(todo)}: {what}: {error}", flush=True)
-            write_json(cell.seed_folder(seed) / "diverged.json", {"reason": str(error)})
+            write_json(folder / "diverged.json", {"reason": str(error)})
         yield cell
 
 
