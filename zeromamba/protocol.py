@@ -8,6 +8,7 @@ paper                 As the released code: one fit on all seen classes, tested 
 """
 
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,12 @@ def finished(folder: Path) -> dict[str, Any] | None:
         ValueError: if it cannot be read.
     """
     file = folder / RESULT
-    return read_json(file, SEED_ANEW) if file.exists() else None
+    return _result(file) if file.exists() else None
+
+
+@cache  # tables ask for every result after every run, and one that is there changes no more
+def _result(file: Path) -> dict[str, Any]:
+    return read_json(file, SEED_ANEW)
 
 
 class SeedRun:
