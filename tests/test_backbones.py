@@ -280,7 +280,6 @@ def test_names_titles_and_files_are_of_one_piece():
     files = [entry.file for entry in REGISTRY.values() if entry.file]
     assert len(files) == len(set(files))
     for entry in REGISTRY.values():
-        assert (entry.file is None) == (entry.url is None)
         assert re.fullmatch(r"\w+-(Nano|Tiny|Small|Base)", entry.title)
 
 

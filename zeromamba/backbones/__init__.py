@@ -45,20 +45,30 @@ class Entry:
     drop_path: float = 0.0  # the published rate of stochastic depth at the last block
     released: Released | None = None  # reads its released weights as the state of an `ImageNetClassifier`
     url: str | None = None  # where they are
-    file: str | None = None  # the name under which they are looked for
+    saved_as: str | None = None  # the name under which they are looked for, where it is not the end of the address
     needs: Callable[[], object] = lambda: None  # raises ImportError where a package that it needs cannot be imported
+
+    @property
+    def file(self) -> str | None:
+        """The name under which its weights are looked for; None where there are none to get."""
+        return self.saved_as or (self.url and self.url.rpartition("/")[-1])
 
 
 def _vmamba(size: vmamba.SizeName) -> Entry:
-    shape, weights = vmamba.SIZES[size], VMAMBA[size]
+    shape = vmamba.SIZES[size]
     build, title = partial(VMamba, **vars(shape)), f"VMamba-{size.capitalize()}"
-    return Entry(title, build, shape.drop_path, vmamba.RELEASED, weights.origin, weights.filename)
+    return Entry(title, build, shape.drop_path, released=vmamba.RELEASED, url=VMAMBA[size].origin)
 
 
 def _deit(size: str, file: str) -> Entry:
-    build = partial(timm_vit.build, f"deit_{size}_patch16_224")
-    url = f"https://dl.fbaipublicfiles.com/deit/{file}"
-    return Entry(f"DeiT-{size.capitalize()}", build, 0.1, timm_vit.DEIT, url, file, timm_vit.import_timm)
+    return Entry(
+        f"DeiT-{size.capitalize()}",
+        partial(timm_vit.build, f"deit_{size}_patch16_224"),
+        drop_path=0.1,
+        released=timm_vit.DEIT,
+        url=f"https://dl.fbaipublicfiles.com/deit/{file}",
+        needs=timm_vit.import_timm,
+    )
 
 
 _VIM = "https://huggingface.co/hustvl/Vim-small-midclstok/resolve/main/vim_s_midclstok_80p5acc.pth"
@@ -70,35 +80,32 @@ REGISTRY: dict[BackboneName, Entry] = {
     "tiny": _vmamba("tiny"),
     "small": _vmamba("small"),
     "base": _vmamba("base"),
-    "vim-small": Entry("Vim-Small", partial(Vim, 384, 24), 0.05, vim.RELEASED, _VIM, "vim_s_midclstok_80p5acc.pth"),
+    "vim-small": Entry("Vim-Small", partial(Vim, 384, 24), drop_path=0.05, released=vim.RELEASED, url=_VIM),
     "localvim-tiny": Entry(
         "LocalVim-Tiny",
         partial(LocalVim, 192),
-        0.1,
-        local_vim.RELEASED,
-        _LOCAL_MAMBA + "local_vim_tiny.ckpt",
-        "local_vim_tiny.ckpt",
+        drop_path=0.1,
+        released=local_vim.RELEASED,
+        url=_LOCAL_MAMBA + "local_vim_tiny.ckpt",
     ),
     # The link to its weights leads to LocalVMamba-Small's (github.com/hunto/LocalMamba/issues/43).
-    "localvim-small": Entry("LocalVim-Small", partial(LocalVim, 384), 0.1, local_vim.RELEASED),
+    "localvim-small": Entry("LocalVim-Small", partial(LocalVim, 384), drop_path=0.1, released=local_vim.RELEASED),
     "localvmamba-small": Entry(
         "LocalVMamba-Small",
         partial(LocalVMamba, (96, 192, 384, 768), (2, 2, 27, 2), LOCAL_VMAMBA_SMALL),
-        0.2,
-        local_vmamba.RELEASED,
-        _LOCAL_MAMBA + "local_vssm_small.ckpt",
-        "local_vssm_small.ckpt",
+        drop_path=0.2,
+        released=local_vmamba.RELEASED,
+        url=_LOCAL_MAMBA + "local_vssm_small.ckpt",
     ),
     "deit-small": _deit("small", "deit_small_patch16_224-cd65a155.pth"),
     "deit-base": _deit("base", "deit_base_patch16_224-b5f2ef4d.pth"),
     "vit-base": Entry(
         "ViT-Base",
         partial(timm_vit.build, "vit_base_patch16_224"),
-        0.0,
-        timm_vit.VIT,
-        f"https://huggingface.co/timm/{_VIT}/resolve/main/model.safetensors",
-        f"{_VIT}.safetensors",
-        timm_vit.import_timm,
+        released=timm_vit.VIT,
+        url=f"https://huggingface.co/timm/{_VIT}/resolve/main/model.safetensors",
+        saved_as=f"{_VIT}.safetensors",
+        needs=timm_vit.import_timm,
     ),
     # what stands in for the ones above where an experiment is run at a reduced size: four of the same blocks
     "vim-nano": Entry("Vim-Nano", partial(Vim, 128, 4, state=4)),
