@@ -17,8 +17,8 @@ def scored_images(draw):
     m = draw(st.integers(0, 12))
     classes = st.integers(0, len(seen) - 1)
     labels = np.array([0, len(seen) - 1, *draw(st.lists(classes, min_size=m, max_size=m))])
-    logits = draw(hnp.arrays(np.float64, (len(labels), len(seen)), elements=st.floats(-6, 6, width=32)))
-    return softmax(logits, axis=-1), labels, seen
+    scores = st.integers(-48, 48).map(lambda n: n / 8)  # equal, or further apart than rounding could mend
+    return softmax(draw(hnp.arrays(np.float64, (len(labels), len(seen)), elements=scores)), axis=-1), labels, seen
 
 
 def test_per_class_accuracy_counts_only_classes_that_are_present():
@@ -47,6 +47,8 @@ def test_curve_is_what_equation_14_gives_at_every_gamma(images, gamma):
     S = class_mean({c: a for c, a in accuracies.items() if seen[c]})
     U = class_mean({c: a for c, a in accuracies.items() if not seen[c]})
     assert (point.gamma, point.S, point.U) == (gamma, pytest.approx(S), pytest.approx(U))
+    reported = evaluate(np.log(p), labels, seen, [str(c) for c in range(len(seen))], gamma).gzsl
+    assert (reported.gamma, reported.S, reported.U) == (gamma, pytest.approx(S), pytest.approx(U))
 
 
 @given(scored_images())
@@ -94,6 +96,26 @@ def test_evaluate_reports_czsl_among_unseen_candidates_only():
     assert (result.gzsl.S, result.gzsl.U, result.gzsl.H) == (1.0, 0.0, 0.0)
     assert result.per_class["czsl"] == {"bee": 1.0, "cat": 1.0}
     assert result.per_class["gzsl"] == {"ant": 1.0, "bee": 0.0, "cat": 0.0}
+
+
+def test_evaluate_counts_every_class_the_same_however_many_images_it_has():
+    """Three images of one class and one of the other; the means over images would be 3/4, 1/2 and 3/4."""
+    names = ["ant", "ape", "bee", "cat"]
+    images = [  # the class, the one with the highest score, and the one among the unseen
+        ("ant", "ant", "bee"),
+        ("ant", "ant", "bee"),
+        ("ant", "bee", "bee"),
+        ("ape", "ape", "bee"),
+        ("bee", "bee", "bee"),
+        ("bee", "ant", "bee"),
+        ("bee", "ant", "cat"),
+        ("cat", "cat", "cat"),
+    ]
+    labels, first, among_unseen = np.array([[names.index(name) for name in image] for image in images]).T
+    logits = 2 * np.eye(4)[first] + np.eye(4)[among_unseen]
+    result = evaluate(logits, labels, np.array([True, True, False, False]), names, gamma=0.0)
+    by_hand = ((2 / 3 + 1) / 2, (1 / 3 + 1) / 2, (2 / 3 + 1) / 2)
+    assert (result.gzsl.S, result.gzsl.U, result.czsl) == pytest.approx(by_hand)
 
 
 def test_a_curve_without_unseen_images_is_an_error():
