@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy.special import softmax
 
-from zeromamba.evaluation import class_mean, evaluate, per_class_accuracy, predict, seen_unseen_curve
+from zeromamba.evaluation import GZSL, class_mean, evaluate, per_class_accuracy, predict, seen_unseen_curve
 
 
 @st.composite
@@ -57,7 +57,7 @@ def test_best_gamma_reaches_the_highest_H_of_any_gamma(images):
     curve = seen_unseen_curve(p, labels, seen)
     best = curve.best()
     middles = (curve.steps[1:] + curve.steps[:-1]) / 2
-    for gamma in (curve.steps[0] - 1, *middles, curve.steps[-1] + 1):
+    for gamma in (-1.5, *middles, 1.5):
         accuracies = per_class_accuracy(predict(p, seen, gamma), labels)
         U = class_mean({c: a for c, a in accuracies.items() if not seen[c]})
         S = class_mean({c: a for c, a in accuracies.items() if seen[c]})
@@ -72,6 +72,34 @@ def test_ausuc_lies_between_zero_and_the_product_of_the_largest_accuracies(image
     assert -1e-12 <= curve.ausuc <= curve.S.max() * curve.U.max() + 1e-12
     assert np.all(np.diff(curve.S) <= 1e-12)
     assert np.all(np.diff(curve.U) >= -1e-12)
+
+
+def test_best_gamma_is_the_middle_of_all_that_reach_the_highest_H():
+    """H is highest from 0.1, where an unseen image is won, to 0.7, where a seen one is lost.
+
+    Between them, at 0.3, an image leaves the seen side whose own class is named on neither: it moves nothing.
+    """
+    p = np.array([[0.8, 0.1, 0.1, 0.0], [0.5, 0.1, 0.4, 0.0], [0.1, 0.5, 0.2, 0.2], [0.0, 0.9, 0.1, 0.0]])
+    curve = seen_unseen_curve(p, np.array([0, 2, 3, 1]), np.array([True, True, False, False]))
+    np.testing.assert_allclose(curve.steps, [0.1, 0.7, 0.8])
+    assert curve.best() == GZSL(gamma=pytest.approx(0.4), U=0.5, S=1.0)
+
+
+def test_a_curve_on_which_nothing_is_right_is_zero_everywhere():
+    p = np.array([[0.1, 0.4, 0.2, 0.3], [0.3, 0.2, 0.4, 0.1]])
+    curve = seen_unseen_curve(p, np.array([0, 3]), np.array([True, True, False, False]))
+    assert curve.best() == curve.at(0.0) == GZSL(gamma=0.0, U=0.0, S=0.0)
+    assert curve.ausuc == 0
+
+
+def test_at_a_step_the_tie_goes_to_the_seen_class():
+    p, seen = np.array([[0.75, 0.25], [0.25, 0.75]]), np.array([True, False])
+    curve = seen_unseen_curve(p, np.array([0, 1]), seen)
+    assert curve.steps.tolist() == [-0.5, 0.5]
+    assert predict(p, seen, -0.5).tolist() == [0, 0]
+    assert curve.at(-0.5) == GZSL(gamma=-0.5, U=0, S=1)
+    assert predict(p, seen, 0.5).tolist() == [0, 1]
+    assert curve.at(0.5) == GZSL(gamma=0.5, U=1, S=1)
 
 
 def test_ausuc_of_a_known_curve():

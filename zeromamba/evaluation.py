@@ -60,7 +60,7 @@ def predict(p: Floats, seen: Bools, gamma: float) -> Ints:
 
 @dataclass(frozen=True)
 class Curve:
-    """S and U as functions of gamma: step functions, constant between the sorted `steps`.
+    """S and U as functions of gamma: step functions, one of which changes at each of the sorted `steps`.
 
     S[i] and U[i] (steps + 1 values) hold between steps[i - 1] and steps[i].
     """
@@ -111,11 +111,11 @@ def seen_unseen_curve(p: Floats, labels: Ints, seen: Bools) -> Curve:
 
     count = np.bincount(labels, minlength=len(seen)).astype(np.float64)
     classes = np.where(image_seen, np.sum(seen & (count > 0)), np.sum(~seen & (count > 0)))
-    weight = right / (count[labels] * classes)  # what an image adds to S or U when it counts as right
+    weight = 1 / (count[labels] * classes)  # what an image adds to S or U when it counts as right
 
-    steps, at = np.unique(leaves_at, return_inverse=True)
-    lost = np.bincount(at, weights=weight * image_seen, minlength=len(steps))
-    won = np.bincount(at, weights=weight * ~image_seen, minlength=len(steps))
+    steps, at = np.unique(leaves_at[right], return_inverse=True)  # the others move neither S nor U
+    lost = np.bincount(at, weights=(weight * image_seen)[right], minlength=len(steps))
+    won = np.bincount(at, weights=(weight * ~image_seen)[right], minlength=len(steps))
     S = np.append(np.cumsum(lost[::-1])[::-1], 0.0)
     U = np.append(0.0, np.cumsum(won))
     return Curve(steps, S, U)

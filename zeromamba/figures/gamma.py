@@ -22,9 +22,9 @@ def gamma_curve(run: Run) -> tuple[Curve, GZSL]:
 
 def draw(curve: Curve, chosen: GZSL, caption: str) -> Figure:
     """Step functions from gamma 0 to where nothing changes any more, in percent, the chosen gamma marked."""
-    moves = curve.steps[(np.diff(curve.S) != 0) | (np.diff(curve.U) != 0)]
-    low, high = min(0.0, 1.1 * chosen.gamma), 1.1 * max(chosen.gamma, *moves[-1:], 0.01)
-    edges = np.concatenate([[low], moves[(low < moves) & (moves < high)], [high]])
+    steps = curve.steps
+    low, high = min(0.0, 1.1 * chosen.gamma), 1.1 * max(chosen.gamma, *steps[-1:], 0.01)
+    edges = np.concatenate([[low], steps[(low < steps) & (steps < high)], [high]])
     points = [curve.at(gamma) for gamma in edges]
     with new_figure(3.0, caption, width=4.8) as figure:
         axes = figure.subplots()
