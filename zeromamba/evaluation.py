@@ -75,7 +75,7 @@ class Curve:
         return float(np.trapezoid(self.S, self.U))
 
     def at(self, gamma: float) -> GZSL:
-        """The accuracies at one gamma; at a step itself those below it, a tie being the seen class's."""
+        """The accuracies at one gamma; at a step itself those just below it: a tie goes to the seen class."""
         i = int(np.searchsorted(self.steps, gamma))
         return GZSL(gamma=gamma, U=float(self.U[i]), S=float(self.S[i]))
 
