@@ -92,3 +92,15 @@ def test_the_paper_s_protocol_takes_the_best_epochs_on_test_images(data, measure
     for kind, epoch in (("czsl", 1), ("gzsl", 3)):
         checkpoint = load_checkpoint(tmp_path / f"seed-0/model_best_{kind}.safetensors")
         assert checkpoint.state["weight"].item() == checkpoint.record.epoch == epoch
+
+
+def test_of_equal_epochs_the_paper_s_protocol_takes_the_last_for_CZSL_and_the_first_for_H(
+    data, measured, tmp_path, monkeypatch
+):
+    """As the released train.py: `best_performance_record[3] <= CZSL`, but `best_performance_record[2] < H`."""
+    monkeypatch.setitem(globals(), "EPOCHS", [EPOCHS[1], EPOCHS[2], EPOCHS[2], EPOCHS[1]])
+    settings = replace(preset("demo", "paper"), epochs=4, protocol="paper", gamma=0.6)
+    result = SeedRun(settings, data, 0, tmp_path, torch.device("cpu")).result()
+    assert (result["epoch_czsl"], result["epoch"]) == (3, 2)
+    for kind, epoch in (("czsl", 3), ("gzsl", 2)):
+        assert load_checkpoint(tmp_path / f"model_best_{kind}.safetensors").state["weight"].item() == epoch

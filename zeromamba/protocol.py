@@ -120,13 +120,12 @@ class SeedRun:
             test = evaluate_split(fit.model, data, split, settings, gamma, self.device)
             record |= summary(test)
             record |= {f"per_class_{kind}": accuracies for kind, accuracies in test.per_class.items()}
-            for kind, metric in (("czsl", "czsl"), ("gzsl", "H")):
-                if all(record[metric] > earlier[metric] for earlier in fit.history):
+            for kind, best in zip(("czsl", "gzsl"), best_epochs([*fit.history, record]), strict=True):
+                if best is record:
                     self._save(f"model_best_{kind}.safetensors", fit.model, record["epoch"], gamma)
 
         self._train(fit, "final", settings.epochs, measure)
-        czsl = max(fit.history, key=lambda record: record["czsl"])
-        gzsl = max(fit.history, key=lambda record: record["H"])
+        czsl, gzsl = best_epochs(fit.history)
         keys = ("U", "S", "H", "ausuc", "gamma")
         return {
             "czsl": czsl["czsl"],
@@ -164,6 +163,11 @@ class SeedRun:
             self.data, settings=settings, seed=self.seed, epoch=epoch, gamma=gamma, chosen_by=settings.chosen_by
         )
         save_checkpoint(self.folder / name, model, self.data, record)
+
+
+def best_epochs(history: list[dict[str, Any]]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The records of the best CZSL and of the best H; of equal ones, as the released code, the last and the first."""
+    return max(reversed(history), key=lambda record: record["czsl"]), max(history, key=lambda record: record["H"])
 
 
 def summary(evaluation: Evaluation) -> dict[str, float]:
