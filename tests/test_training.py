@@ -227,7 +227,7 @@ def test_published_gammas_serve_the_paper_s_protocol_only():
 
 @pytest.mark.parametrize("changes", [{"variant": "paper"}, {"logit_scale": 10.0}])
 def test_published_gammas_are_refused_to_class_scores_that_they_do_not_belong_to(changes):
-    """A softmax over cosines of 150 classes is below 0.02: less 0.3, no seen class would ever be named."""
+    """A softmax over cosines of 150 classes is below 0.05: less 0.3, no seen class would ever be named."""
     settings = replace(preset("cub", "paper"), protocol="paper", **changes)
     with pytest.raises(ValueError, match=r"belong to --variant released with --logit-scale 1.*Give --gamma"):
         settings.fixed_gamma()
