@@ -58,12 +58,13 @@ def measured(data, monkeypatch):
     return calls
 
 
-def test_the_largest_area_on_validation_classes_chooses_the_epoch_and_gamma(data, measured, tmp_path):
+@pytest.mark.parametrize("seed", [0, 1])
+def test_the_largest_area_on_validation_classes_chooses_the_epoch_and_gamma(seed, data, measured, tmp_path):
     settings = replace(preset("demo", "paper"), epochs=4)
-    result = SeedRun(settings, data, 0, tmp_path, torch.device("cpu")).result()
+    result = SeedRun(settings, data, seed, tmp_path, torch.device("cpu")).result()
     *validated, (split, gamma) = measured
     assert [g for _, g in validated] == [None] * 4
-    assert all(torch.equal(s.evaluated, search_split(data, 0).evaluated) for s, _ in validated)
+    assert all(torch.equal(s.evaluated, search_split(data, seed).evaluated) for s, _ in validated)
     assert torch.equal(split.evaluated, final_split(data).evaluated), "the test images are met once"
     assert gamma == 0.2
     assert result["epoch"] == 2

@@ -8,6 +8,8 @@ from torch import nn
 
 from zeromamba import training
 from zeromamba.backbones import Features
+from zeromamba.backbones.layers import DropPath
+from zeromamba.backbones.ss2d import SS2D
 from zeromamba.build import build_model
 from zeromamba.data import load_demo, normalise, validation_split
 from zeromamba.model import ZeroMamba
@@ -156,25 +158,38 @@ def test_class_scores_that_are_not_finite_are_no_measurement(data):
         score_split(model, data, split, DEMO, torch.device("cpu"))
 
 
-class OrderSeenError(Exception):
-    """Ends an epoch before it starts."""
-
-
 @pytest.mark.parametrize("protocol", ["validation", "paper"])
-def test_only_the_paper_s_protocol_keeps_the_order_of_the_file(data, model, protocol, monkeypatch, tmp_path):
-    visited = []
+def test_every_epoch_has_draws_of_its_own_and_only_the_paper_s_protocol_keeps_the_order_of_the_file(
+    data, protocol, monkeypatch, tmp_path
+):
+    orders, draws = [], []
 
-    def record(images, indices, size):
-        visited.extend(indices.tolist())
-        raise OrderSeenError
+    def watched_loader(*args, **kwargs):
+        batches = loader(*args, **kwargs)
+        orders.append(order(batches).tolist())
+        return batches
 
-    monkeypatch.setattr(training, "ImageDataset", record)
-    fit = Fit(model, data, final_split(data), replace(DEMO, protocol=protocol), 0, tmp_path, torch.device("cpu"))
-    with pytest.raises(OrderSeenError):
-        next(fit.epochs(1))
-    in_file = data.trainval.tolist()
-    assert sorted(visited) == sorted(in_file)
-    assert (visited == in_file) == (protocol == "paper")
+    def draw(images):
+        draws.append(torch.rand(4).tolist())  # from the generator that flips and drop path draw from
+        return images
+
+    monkeypatch.setattr(training, "loader", watched_loader)
+    monkeypatch.setattr(training, "flip_half", draw)
+    split = replace(final_split(data), train=data.trainval[::40])
+    settings = replace(DEMO, protocol=protocol, batch_size=len(split.train))
+    for _ in Fit(patches(data), data, split, settings, 0, tmp_path, torch.device("cpu")).epochs(2):
+        pass
+    in_file, (first, second) = split.train.tolist(), orders
+    assert sorted(first) == sorted(second) == sorted(in_file)
+    assert [first == in_file, second == in_file, first == second] == [protocol == "paper"] * 3
+    assert draws[0] != draws[1]
+
+
+def test_a_model_is_built_with_what_the_settings_give(data):
+    model = build_model(replace(DEMO, drop_path=0.25, discretization="zoh"), data.V)
+    assert [m.rate for m in model.modules() if isinstance(m, DropPath)][-1] == 0.25
+    assert {m.discretization for m in model.modules() if isinstance(m, SS2D)} == {"zoh"}
+    assert model.logit_scale == DEMO.logit_scale == 10
 
 
 def test_only_the_paper_s_protocol_divides_by_any_norm(data):
@@ -218,6 +233,7 @@ def test_flips_mirror_whole_images_about_half_the_time():
 
 
 def test_published_gammas_serve_the_paper_s_protocol_only():
+    assert PAPER_GAMMA == {"cub": 0.3, "sun": 0.35, "awa2": 0.98}
     for name, gamma in PAPER_GAMMA.items():
         assert replace(preset(name, "paper"), protocol="paper").fixed_gamma() == gamma
         assert preset(name, "paper").fixed_gamma() is None
