@@ -18,12 +18,12 @@ from zeromamba.checkpoint import RELEASED_SUFFIX, Checkpoint, adopt_released, ch
 from zeromamba.data import ZSLData
 from zeromamba.entry import ends_in_a_line, expand_home
 from zeromamba.files import write_json
+from zeromamba.measuring import evaluate_split, pick_device
 from zeromamba.messages import option
 from zeromamba.model import ZeroShotModel
 from zeromamba.protocol import SeedRun, final_split, summary
 from zeromamba.runs import MACHINE_SETTINGS, first_change, load_settings, new_folder, open_run
 from zeromamba.settings import Settings, preset
-from zeromamba.training import evaluate_split, pick_device
 
 # What --eval may change of a checkpoint's settings: no part of the model, and nothing that training alone asks for.
 MEASURED_WITH = MACHINE_SETTINGS | {"dataset", "gamma", "image_size", "precision", "batch_size"}

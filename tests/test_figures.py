@@ -16,8 +16,8 @@ from zeromamba import figures
 from zeromamba.data import ImageDataset, normalise
 from zeromamba.figures import run as run_module
 from zeromamba.figures.__main__ import main
+from zeromamba.measuring import loader, represent
 from zeromamba.settings import Settings
-from zeromamba.training import loader, represent
 
 try:
     figures.require_packages()

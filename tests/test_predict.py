@@ -13,10 +13,10 @@ from zeromamba.build import build_model
 from zeromamba.checkpoint import Record, load_checkpoint, save_checkpoint
 from zeromamba.data import ImageFiles, load_dataset
 from zeromamba.evaluation import per_class_accuracy
+from zeromamba.measuring import evaluate_split
 from zeromamba.predict import main
 from zeromamba.protocol import final_split
 from zeromamba.settings import preset
-from zeromamba.training import evaluate_split
 from zeromamba.weights import load_safetensors, save_safetensors
 
 GAMMA = 0.01  # of much account to a model that was never trained

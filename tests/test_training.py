@@ -12,10 +12,11 @@ from zeromamba.backbones.layers import DropPath
 from zeromamba.backbones.ss2d import SS2D
 from zeromamba.build import build_model
 from zeromamba.data import load_demo, normalise, validation_split
+from zeromamba.measuring import Split, loader, represent, score_split
 from zeromamba.model import ZeroMamba
 from zeromamba.protocol import final_split, search_split
 from zeromamba.settings import PAPER_GAMMA, Settings, preset
-from zeromamba.training import Fit, Split, flip_half, loader, make_optimizer, represent, schedule, score_split
+from zeromamba.training import Fit, flip_half, make_optimizer, schedule
 
 DEMO = replace(preset("demo", "paper"), workers=0)
 

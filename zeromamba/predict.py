@@ -24,10 +24,10 @@ from .data.folder import SUFFIXES, is_image
 from .data.tables import read_table
 from .entry import ends_in_a_line, expand_home
 from .files import require_writable, write_json
+from .measuring import autocast, pick_device
 from .messages import near_matches, with_near_matches
 from .model import ZeroShotModel
 from .settings import Settings
-from .training import autocast, pick_device
 
 
 @dataclass(frozen=True)

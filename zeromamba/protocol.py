@@ -20,9 +20,10 @@ from .checkpoint import Record, save_checkpoint
 from .data import ZSLData, validation_split
 from .evaluation import Evaluation
 from .files import read_json, write_json
+from .measuring import Split, evaluate_split
 from .model import ZeroShotModel
 from .settings import ProtocolName, Settings
-from .training import Fit, Split, evaluate_split
+from .training import Fit
 
 RESULT = "result.json"  # of a seed, in its folder; written last
 SEED_ANEW = "remove it, and the seed starts anew"  # what to do about a broken file of a seed

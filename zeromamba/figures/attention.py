@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..data import ImageDataset, normalise
 from ..evaluation import Floats, predict
-from ..training import autocast
+from ..measuring import autocast
 from .run import ClassCommand, Run, at_least_one
 from .style import LINE, new_figure, readable, wrap
 

@@ -19,8 +19,8 @@ from tqdm import tqdm
 from ..build import build_model
 from ..data import normalise
 from ..evaluation import Floats
+from ..measuring import loader
 from ..model import ZeroShotModel
-from ..training import loader
 from .run import Command, Run, at_least_one
 from .style import new_figure
 

@@ -7,8 +7,8 @@ from matplotlib.figure import Figure
 from scipy.special import softmax
 
 from ..evaluation import GZSL, Curve, seen_unseen_curve
+from ..measuring import score_split
 from ..protocol import final_split
-from ..training import score_split
 from .run import Command, Run
 from .style import BLUE, GREEN, GREY, ORANGE, new_figure
 

@@ -12,10 +12,10 @@ from ..backbones import REGISTRY
 from ..build import load_data, restore_model
 from ..checkpoint import RELEASED_SUFFIX, Checkpoint, adopt_released, load_checkpoint
 from ..data import ZSLData
+from ..measuring import pick_device
 from ..messages import option
 from ..model import ZeroShotModel
 from ..settings import PAPER_GAMMA, Settings, preset
-from ..training import pick_device
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from sklearn.metrics import silhouette_score
 from torch import Tensor
 
 from ..evaluation import Floats, Ints
-from ..training import loader, represent
+from ..measuring import loader, represent
 from .run import ClassCommand, Run
 from .style import COLOURS, MARKERS, new_figure, readable
 

@@ -1,0 +1,129 @@
+"""A model and the images of a split: batches, device and precision, then representations, class scores, accuracies."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from .data import ImageDataset, ZSLData, normalise
+from .evaluation import Bools, Evaluation, Floats, Ints, evaluate
+from .model import ZeroShotModel
+from .settings import Settings
+
+
+@dataclass(frozen=True)
+class Split:
+    """What one fit trains on and is measured on; all are indices, into the images or the classes of a `ZSLData`."""
+
+    train: Tensor
+    evaluated: Tensor  # images of seen and unseen classes, none of which is in train
+    seen: Tensor
+    unseen: Tensor
+
+    @property
+    def candidates(self) -> Tensor:
+        """Class ids, seen classes first: class scores are in this order."""
+        return torch.cat([self.seen, self.unseen])
+
+    def local(self, labels: Tensor) -> Tensor:
+        """Class ids to positions among the candidates."""
+        position = torch.full((int(self.candidates.max()) + 1,), -1)
+        position[self.candidates] = torch.arange(len(self.candidates))
+        return position[labels]
+
+
+def pick_device(name: str) -> torch.device:
+    """The device of a `Settings.device`.
+
+    Raises:
+        ValueError: if it cannot be used here.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"--device {name} cannot be used here: {error}") from error
+    return device
+
+
+def autocast(settings: Settings, device: torch.device) -> AbstractContextManager[Any]:
+    """The precision of the forward."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bf16")
+
+
+def loader(data: ZSLData, indices: Tensor, settings: Settings, *, shuffle: bool = False, seed: int = 0) -> DataLoader:
+    """Batches of (images (b, 3, H, W) uint8, image index (b,)); `shuffle` draws the order from `seed`."""
+    order = indices[torch.randperm(len(indices), generator=torch.Generator().manual_seed(seed))] if shuffle else indices
+    return DataLoader(
+        ImageDataset(data.images, order, settings.image_size),
+        settings.batch_size,
+        num_workers=settings.workers,
+        pin_memory=torch.cuda.is_available(),
+    )
+
+
+@torch.inference_mode()
+def represent(
+    model: ZeroShotModel,
+    batches: DataLoader,
+    settings: Settings,
+    device: torch.device,
+    read: Callable[[Tensor], Tensor] | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Semantic representations psi (m, a) float32 and image indices (m,) of all images of a loader, on the CPU.
+
+    `read` takes something else than psi from the model: it maps images (b, 3, H, W) to values (b, ...).
+    """
+    model.eval()
+    read = read or model
+    values, indices = [], []
+    for images, index in tqdm(batches, desc="evaluate", unit="batch", leave=False, dynamic_ncols=True, disable=None):
+        with autocast(settings, device):
+            values.append(read(normalise(images.to(device, non_blocking=True))).float().cpu())
+        indices.append(index)
+    return torch.cat(values), torch.cat(indices)
+
+
+class Scores(NamedTuple):
+    """Class scores of the evaluated images of a split, classes by their position among its candidates."""
+
+    logits: Floats  # (m, c) before the softmax of (12)
+    labels: Ints  # (m,)
+    seen: Bools  # (c,)
+
+
+def score_split(model: ZeroShotModel, data: ZSLData, split: Split, settings: Settings, device: torch.device) -> Scores:
+    """Score the evaluated images of a split against all its candidates.
+
+    Raises:
+        FloatingPointError: if a score is not finite: accuracies would be measured all the same.
+    """
+    psi, indices = represent(model, loader(data, split.evaluated, settings), settings, device)
+    with torch.inference_mode():
+        logits = model.logits(psi, data.Z[split.candidates])
+    if not logits.isfinite().all():
+        raise FloatingPointError(
+            "class scores are not finite: the training diverged, begin a new run with a lower --lr"
+        )
+    seen = torch.arange(len(split.candidates)) < len(split.seen)
+    return Scores(logits.double().numpy(), split.local(data.labels[indices]).numpy(), seen.numpy())
+
+
+def evaluate_split(
+    model: ZeroShotModel,
+    data: ZSLData,
+    split: Split,
+    settings: Settings,
+    gamma: float | None,
+    device: torch.device,
+) -> Evaluation:
+    """Measure a model on the evaluated images of a split; gamma None chooses it there (validation splits only)."""
+    class_names = [data.class_names[c] for c in split.candidates]
+    return evaluate(*score_split(model, data, split, settings, device), class_names, gamma)
