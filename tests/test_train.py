@@ -1,4 +1,4 @@
-"""What a user of train.py may rely on, run as they run it."""
+"""What a user of train.py may rely on."""
 
 import json
 import os
@@ -24,18 +24,18 @@ TINY = [
 ]
 
 
-def run(*arguments):
-    """train.py as a process of its own."""
-    command = [sys.executable, str(REPO / "train.py"), *map(str, arguments)]
-    environment = os.environ | {"PYTHONPATH": str(REPO)}
-    return subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+def main(*arguments):
+    """What train.py does, without the seconds that a process of its own takes to start."""
+    train.main([*map(str, arguments)])
 
 
 @pytest.fixture(scope="module")
 def finished(tiny, tmp_path_factory):
-    """The folder of a whole run, never interrupted."""
+    """The folder of a whole run, never interrupted, and what it printed: train.py as a process of its own."""
     out = tmp_path_factory.mktemp("runs") / "whole"
-    process = run("--dataset", tiny, "--out", out, *TINY)
+    command = [sys.executable, str(REPO / "train.py"), "--dataset", str(tiny), "--out", str(out), *TINY]
+    environment = os.environ | {"PYTHONPATH": str(REPO)}
+    process = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     assert process.returncode == 0, process.stderr
     return out, process.stdout
 
@@ -79,25 +79,23 @@ def test_what_was_taken_where_there_was_a_choice_is_noted(protocol, tiny, capsys
 
 
 @pytest.mark.parametrize("step", [2, 4, 7], ids=["first epoch", "second epoch", "final fit"])
-def test_a_killed_run_goes_on_to_the_same_bits(step, finished, tiny, tmp_path):
+def test_a_killed_run_goes_on_to_the_same_bits(step, finished, tiny, tmp_path, capsys):
     out = tmp_path / "killed"
     run_killed("train", "--dataset", tiny, "--out", out, *TINY, step=step)
     assert not (out / "results.json").exists()
-    resumed = run("--resume", out)
-    assert resumed.returncode == 0, resumed.stderr
-    assert ("search  goes on after epoch 1\n" in resumed.stdout) == (step == 4)
+    main("--resume", out)
+    assert ("search  goes on after epoch 1\n" in capsys.readouterr().out) == (step == 4)
     ours, whole = (load_file(folder / "seed-0" / "model.safetensors") for folder in (out, finished[0]))
     assert ours.keys() == whole.keys()
     different = [name for name in whole if not torch.equal(ours[name], whole[name])]
     assert different == []
 
 
-def test_a_finished_run_is_not_repeated(finished, tiny):
+def test_a_finished_run_is_not_repeated(finished, capsys):
     out, _ = finished
     before = (out / "seed-0" / "model.safetensors").stat().st_mtime_ns
-    again = run("--resume", out)
-    assert again.returncode == 0
-    assert f"seed 0: finished before, read from {out / 'seed-0' / 'result.json'}" in again.stdout
+    main("--resume", out)
+    assert f"seed 0: finished before, read from {out / 'seed-0' / 'result.json'}" in capsys.readouterr().out
     assert (out / "seed-0" / "model.safetensors").stat().st_mtime_ns == before
 
 
@@ -113,20 +111,18 @@ def test_broken_files_of_a_run_are_named(finished, tmp_path):
         assert f"{state}: cannot be read: remove it, and the fit starts anew" in error_of("--resume", out)
 
 
-def test_eval_gives_the_run_s_own_numbers_again(finished, tiny):
+def test_eval_gives_the_run_s_own_numbers_again(finished, capsys):
     out, _ = finished
-    process = run("--eval", out / "seed-0" / "model.safetensors")
-    assert process.returncode == 0, process.stderr
+    main("--eval", out / "seed-0" / "model.safetensors")
     (seed,) = json.loads((out / "results.json").read_text())["seeds"]
-    row = next(line for line in process.stdout.splitlines() if "this run" in line)
+    row = next(line for line in capsys.readouterr().out.splitlines() if "this run" in line)
     for metric in ("czsl", "U", "S", "H", "ausuc"):
         assert f"{100 * seed[metric]:.1f}" in row
 
 
 def test_the_paper_s_protocol_says_so_wherever_its_numbers_appear(tiny, tmp_path):
     out = tmp_path / "paper"
-    process = run("--dataset", tiny, "--out", out, *TINY, "--protocol", "paper", "--gamma", "0.3")
-    assert process.returncode == 0, process.stderr
+    main("--dataset", tiny, "--out", out, *TINY, "--protocol", "paper", "--gamma", "0.3")
     label = Settings(protocol="paper").chosen_by
     (seed,) = json.loads((out / "results.json").read_text())["seeds"]
     assert seed["chosen_by"] == label
@@ -151,16 +147,16 @@ def test_how_a_number_was_chosen(settings, label):
     assert settings.chosen_by == label
 
 
-def test_a_gamma_given_by_hand_is_nowhere_said_to_be_chosen(finished, tiny, tmp_path):
+def test_a_gamma_given_by_hand_is_nowhere_said_to_be_chosen(finished, tiny, tmp_path, capsys):
     by_hand = Settings(gamma=0.2).chosen_by
     out = tmp_path / "by hand"
-    process = run("--dataset", tiny, "--out", out, *TINY, "--epochs", "1", "--gamma", "0.2")
-    assert process.returncode == 0, process.stderr
+    main("--dataset", tiny, "--out", out, *TINY, "--epochs", "1", "--gamma", "0.2")
+    trained = capsys.readouterr().out
     (seed,) = json.loads((out / "results.json").read_text())["seeds"]
     assert (seed["chosen_by"], seed["gamma"]) == (by_hand, 0.2)
     assert load_checkpoint(out / "seed-0" / "model.safetensors").record.chosen_by == by_hand
-    again = run("--eval", finished[0] / "seed-0" / "model.safetensors", "--gamma", "0.2")
-    for printed in (process.stdout, again.stdout):
+    main("--eval", finished[0] / "seed-0" / "model.safetensors", "--gamma", "0.2")
+    for printed in (trained, capsys.readouterr().out):
         assert by_hand in " ".join(printed.split())
         assert Settings().chosen_by not in " ".join(printed.split())
 
@@ -168,7 +164,7 @@ def test_a_gamma_given_by_hand_is_nowhere_said_to_be_chosen(finished, tiny, tmp_
 def error_of(*arguments):
     """The message that the process ends with before it trains."""
     with pytest.raises(SystemExit) as end:
-        train.main([*map(str, arguments)])
+        main(*arguments)
     assert isinstance(end.value.code, str), "a clear error, not a usage text"
     return end.value.code
 
@@ -223,7 +219,7 @@ def test_errors_before_training_name_what_is_wrong(tiny, tmp_path, finished, mon
 )
 def test_a_setting_out_of_range_is_named(setting, capsys):
     with pytest.raises(SystemExit):
-        train.main([*setting])
+        main(*setting)
     message = capsys.readouterr().err
     assert setting[0] in message
     assert "usage: " not in message, "of the parser before the command line's own"
@@ -251,7 +247,7 @@ def test_eval_measures_the_model_that_was_trained(setting, trained_with, finishe
 def test_eval_says_what_it_measured_and_with_which_settings(finished, tmp_path, capsys):
     changes = ("--image-size", "64", "--precision", "bf16", "--batch-size", "4", "--workers", "0")
     checkpoint = finished[0] / "seed-0" / "model.safetensors"
-    train.main(["--eval", str(checkpoint), "--out", str(tmp_path), *changes])
+    main("--eval", checkpoint, "--out", tmp_path, *changes)
     result = json.loads((tmp_path / "evaluation.json").read_text())
     otherwise = "measured with --image-size 64, trained with 32; measured with --precision bf16, trained with float32"
     assert result["chosen_by"] == f"{Settings().chosen_by}; {otherwise}"
@@ -277,17 +273,16 @@ def moved(tiny, tmp_path):
     return shutil.copytree(tiny, tmp_path / "moved")
 
 
-def test_a_run_goes_on_and_is_evaluated_where_its_data_were_moved(finished, moved, tmp_path):
+def test_a_run_goes_on_and_is_evaluated_where_its_data_were_moved(finished, moved, tmp_path, capsys):
     out = shutil.copytree(finished[0], tmp_path / "run")
     (out / "seed-0" / "result.json").unlink()
-    assert run("--resume", out, "--dataset", moved).returncode == 0
+    main("--resume", out, "--dataset", moved)
     kept = tmp_path / "evaluated"
-    process = run("--eval", out / "seed-0" / "model.safetensors", "--dataset", moved, "--out", kept)
-    assert process.returncode == 0, process.stderr
+    main("--eval", out / "seed-0" / "model.safetensors", "--dataset", moved, "--out", kept)
     result = json.loads((kept / "evaluation.json").read_text())
     (seed,) = json.loads((out / "results.json").read_text())["seeds"]
     assert {k: result[k] for k in ("czsl", "H", "per_class")} == {k: seed[k] for k in ("czsl", "H", "per_class")}
-    assert (kept / "evaluation.txt").read_text() in process.stdout
+    assert (kept / "evaluation.txt").read_text() in capsys.readouterr().out
 
 
 def test_data_that_changed_since_the_training_are_refused(finished, moved):
@@ -306,9 +301,9 @@ def test_data_that_changed_since_the_training_are_refused(finished, moved):
 def test_a_run_finds_its_data_from_any_folder(tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(train, "train", Mock())
     monkeypatch.chdir(tiny.parent)
-    train.main(["--dataset", tiny.name, "--data-root", "root", "--out", str(tmp_path / "run"), *TINY])
+    main("--dataset", tiny.name, "--data-root", "root", "--out", tmp_path / "run", *TINY)
     monkeypatch.chdir(tmp_path)
-    train.main(["--resume", "run"])
+    main("--resume", "run")
     (first, *_), (resumed, *_) = (call.args for call in train.train.call_args_list)
     assert resumed.to_json() == {**first.to_json(), "dataset": str(tiny), "data_root": str(tiny.parent / "root")}
     assert Settings(dataset="cub").to_json()["dataset"] == "cub"
@@ -319,7 +314,7 @@ def test_a_run_has_a_folder_of_its_own_under_the_name_of_its_data(tiny, tmp_path
     monkeypatch.setattr("time.strftime", lambda _: "now")
     monkeypatch.chdir(shutil.copytree(tiny, tmp_path / "birds"))
     for data in (".", "images/..", str(tiny)):
-        train.main(["--dataset", data, *TINY])
+        main("--dataset", data, *TINY)
     folders = [str(call.args[2]) for call in train.train.call_args_list]
     assert folders == ["runs/birds/now", "runs/birds/now-2", f"runs/{tiny.name}/now"]
     shutil.rmtree("runs")
@@ -341,7 +336,7 @@ def test_a_tilde_is_the_home_folder(tmp_path, monkeypatch):
 def test_seeds_that_are_added_to_a_run_join_those_it_has(tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(train, "train", Mock())
     for seeds in ("2", "0"), ("3", "0"):
-        train.main(["--dataset", str(tiny), "--out", str(tmp_path), *TINY, "--seeds", *seeds])
+        main("--dataset", tiny, "--out", tmp_path, *TINY, "--seeds", *seeds)
     assert train.train.call_args.args[0].seeds == (2, 0, 3)
     assert json.loads((tmp_path / "settings.json").read_text())["seeds"] == [2, 0, 3]
 
