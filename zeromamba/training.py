@@ -19,7 +19,6 @@ from .data import ZSLData, normalise
 from .files import atomic_write
 from .losses import objective
 from .measuring import Split, autocast, loader
-from .measuring import pick_device as pick_device  # zeromamba.experiments takes it from here
 from .model import ZeroShotModel
 from .settings import Settings
 

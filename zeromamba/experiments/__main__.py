@@ -14,9 +14,9 @@ import tyro
 from ..build import load_data_sets
 from ..entry import ends_in_a_line, expand_home
 from ..figures import require_packages
+from ..measuring import pick_device
 from ..model import VariantName
 from ..settings import ProtocolName, Settings
-from ..training import pick_device
 from .grids import EXPERIMENTS, REDUCED_DATASETS, Experiment, ExperimentName
 from .run import Cell, missing_files, open_all, plan, run_all
 from .tables import write_tables
