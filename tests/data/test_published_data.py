@@ -28,7 +28,7 @@ def test_full_split_files_have_the_published_counts(name, images, attributes, se
     split = read_split(folder, row.anchor)
     assert len(split.image_paths) == len(set(split.image_paths)) == len(split.labels) == images
     assert split.Z.shape == (seen + unseen, attributes)
-    assert (len(split.seen), len(split.unseen)) == (seen, unseen)
+    assert (len(split.seen), len(split.class_names)) == (seen, seen + unseen)
     assert sum(map(len, (split.trainval, split.test_seen, split.test_unseen))) == images
     assert split.notes == part_note(split, row) == ()
     torch.testing.assert_close(split.Z.norm(dim=1), torch.ones(seen + unseen))

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -52,10 +53,18 @@ class ZSLData:
     trainval: Tensor  # int64 image indices, seen classes
     test_seen: Tensor  # int64 image indices, seen classes
     test_unseen: Tensor  # int64 image indices, unseen classes
-    seen: Tensor  # int64 class ids, ascending, from the labels of trainval
-    unseen: Tensor  # int64 class ids, ascending, from the labels of test_unseen
     val_classes: Tensor  # int64 class ids, ascending: the seen classes that model selection holds out
     val_source: str  # where val_classes comes from
+
+    @cached_property
+    def seen(self) -> Tensor:
+        """(.,) int64 class ids, ascending."""
+        return self.labels[self.trainval].unique()
+
+    @cached_property
+    def unseen(self) -> Tensor:
+        """(.,) int64 class ids, ascending."""
+        return self.labels[self.test_unseen].unique()
 
 
 class ValidationSplit(NamedTuple):
@@ -125,10 +134,8 @@ def choose_validation_classes(seen: Tensor, seed: int) -> tuple[Tensor, str]:
     return seen[order[:count]].sort().values, f"{count} of {len(seen)} seen classes, drawn with seed {seed}"
 
 
-def seen_and_unseen(
-    labels: Tensor, parts: Mapping[str, Tensor], class_names: tuple[str, ...], source: str
-) -> tuple[Tensor, Tensor]:
-    """Seen and unseen classes from the labels of the splits, after checking that these are disjoint.
+def check_parts(labels: Tensor, parts: Mapping[str, Tensor], class_names: tuple[str, ...], source: str) -> None:
+    """Check that no image is in two parts, and that each class is either seen or unseen.
 
     Args:
         labels: (images,) int64 class ids.
@@ -136,9 +143,6 @@ def seen_and_unseen(
             test_seen, test_unseen.
         class_names: names by class id.
         source: the file or folder that errors name.
-
-    Returns:
-        Ids of seen and unseen classes, each (.,) int64 ascending.
 
     Raises:
         ValueError: for an empty part, an image twice, a class both seen and unseen, a seen class never
@@ -170,7 +174,6 @@ def seen_and_unseen(
     if len(untrained):
         names = listing(repr(class_names[c]) for c in untrained)
         raise ValueError(f"{source}: classes of {test_seen} have no image in {trainval}: {names}")
-    return classes[trainval], classes[test_unseen]
 
 
 def unit_prototypes(att: np.ndarray, class_names: tuple[str, ...], source: str) -> tuple[Tensor, tuple[str, ...]]:

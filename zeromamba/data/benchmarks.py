@@ -73,8 +73,6 @@ def load_benchmark(name: str, data_root: Path, *, seed: int, repair_word_vectors
         trainval=split.trainval,
         test_seen=split.test_seen,
         test_unseen=split.test_unseen,
-        seen=split.seen,
-        unseen=split.unseen,
         val_classes=val_classes,
         val_source=val_source,
     )
@@ -82,7 +80,8 @@ def load_benchmark(name: str, data_root: Path, *, seed: int, repair_word_vectors
 
 def part_note(split: ProposedSplit, row: Benchmark) -> tuple[str, ...]:
     """A warning where the files are not those of the whole data set."""
-    found = (len(split.labels), split.Z.shape[1], len(split.seen), len(split.unseen))
+    seen = len(split.seen)
+    found = (len(split.labels), split.Z.shape[1], seen, len(split.class_names) - seen)
     if found == (row.images, row.attributes, row.seen, row.unseen):
         return ()
     return (

@@ -43,8 +43,6 @@ def load_demo() -> ZSLData:
     Z = torch.zeros(len(names), 11)
     for k, (s, c, t) in enumerate(combinations):
         Z[k, [c, 4 + t, 7 + s]] = 3**-0.5
-    parts = np.array(part)
-    role_of = np.array(roles)
     return ZSLData(
         name="demo",
         class_names=names,
@@ -55,10 +53,8 @@ def load_demo() -> ZSLData:
         notes=(),
         images=DrawnImages(pixels, [f"demo image {i}: {names[k]}" for i, k in enumerate(labels)]),
         labels=torch.tensor(labels),
-        **{name: _where(parts == name) for name in IMAGES},
-        seen=_where(role_of != "unseen"),
-        unseen=_where(role_of == "unseen"),
-        val_classes=_where(role_of == "validation"),
+        **{name: _where(np.array(part) == name) for name in IMAGES},
+        val_classes=_where(np.array(roles) == "validation"),
         val_source="8 classes set aside by the demo",
     )
 

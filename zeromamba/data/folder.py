@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from ..messages import listing, with_near_matches
-from .base import ZSLData, choose_validation_classes, require_distinct, seen_and_unseen, stratified, unit_prototypes
+from .base import ZSLData, check_parts, choose_validation_classes, require_distinct, stratified, unit_prototypes
 from .pixels import ImageFiles, require_files
 from .tables import composed, read_table, read_text
 from .word_vectors import word_vectors
@@ -80,8 +80,8 @@ def load_folder(folder: Path, *, seed: int, repair_word_vectors: bool) -> ZSLDat
             )
     trainval, test_seen = stratified(of_seen, labels, TEST_SHARE, torch.Generator().manual_seed(seed))
     parts = {"trainval": trainval, "test_seen": test_seen, "test_unseen": test_unseen}
-    seen, unseen = seen_and_unseen(labels, parts, class_names, str(folder))
-    val_classes, val_source = choose_validation_classes(seen, seed)
+    check_parts(labels, parts, class_names, str(folder))
+    val_classes, val_source = choose_validation_classes(labels[trainval].unique(), seed)
     return ZSLData(
         name=folder.resolve().name,
         class_names=class_names,
@@ -93,8 +93,6 @@ def load_folder(folder: Path, *, seed: int, repair_word_vectors: bool) -> ZSLDat
         images=images,
         labels=labels,
         **parts,
-        seen=seen,
-        unseen=unseen,
         val_classes=val_classes,
         val_source=val_source,
     )

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from ..messages import listing
-from .base import ZSLData, choose_validation_classes, seen_and_unseen, stratified, unit_prototypes
+from .base import ZSLData, check_parts, choose_validation_classes, stratified, unit_prototypes
 from .folder import read_image_folders
 from .pixels import ImageFiles, require_files
 from .sources import where_to_get
@@ -58,7 +58,8 @@ def load_imagenet(data_root: Path, *, seed: int) -> ZSLData:
     indices = {name: torch.arange(bounds[i], bounds[i + 1]) for i, name in enumerate(parts)}
     sources = ImageFiles(root, [path for path, _ in images])
     require_files(sources, "")
-    seen, unseen = seen_and_unseen(labels, indices, class_names, str(root))
+    check_parts(labels, indices, class_names, str(root))
+    seen = labels[indices["trainval"]].unique()
     val_classes, val_source = choose_validation_classes(seen, seed)
     return ZSLData(
         name="imagenet",
@@ -69,15 +70,13 @@ def load_imagenet(data_root: Path, *, seed: int) -> ZSLData:
         word_vectors_source="the identity, as the attributes are dimensions of a word vector, which have no words",
         notes=(
             *_part_note(len(wnids)),
-            f"{len(seen)} seen and {len(unseen)} unseen classes and the tenth of the training images are "
+            f"{len(seen)} seen and {len(wnids) - len(seen)} unseen classes and the tenth of the training images are "
             f"drawn with --data-seed {seed}; the paper does not publish its split. Test images: {tested}",
             *_same_vector_note(Z, class_names),
         ),
         images=sources,
         labels=labels,
         **indices,
-        seen=seen,
-        unseen=unseen,
         val_classes=val_classes,
         val_source=val_source,
     )

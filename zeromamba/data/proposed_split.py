@@ -6,6 +6,7 @@ machine on which the files were made, with double slashes, and class names are n
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -13,7 +14,7 @@ import scipy.io
 import torch
 from torch import Tensor
 
-from .base import require_distinct, seen_and_unseen, unit_prototypes
+from .base import check_parts, require_distinct, unit_prototypes
 
 LOCS = ("trainval_loc", "test_seen_loc", "test_unseen_loc")
 SPLIT_FILES = {
@@ -33,10 +34,13 @@ class ProposedSplit:
     trainval: Tensor  # int64 image indices, as the next two
     test_seen: Tensor
     test_unseen: Tensor
-    seen: Tensor  # int64 class ids, ascending, as the next two
-    unseen: Tensor
-    val_loc_classes: Tensor  # the seen classes that val_loc has images of; empty without that key
+    val_loc_classes: Tensor  # int64 class ids, ascending: the seen classes of val_loc; empty without that key
     notes: tuple[str, ...]
+
+    @cached_property
+    def seen(self) -> Tensor:
+        """(.,) int64 class ids, ascending; the other classes are unseen."""
+        return self.labels[self.trainval].unique()
 
 
 def read_split(split_dir: Path, anchor: str) -> ProposedSplit:
@@ -65,13 +69,13 @@ def read_split(split_dir: Path, anchor: str) -> ProposedSplit:
             "each class in allclasses_names"
         )
     locs = {key: from_one(splits[key], len(paths), f"{att_splits}: {key}", f"images in {res101.name}") for key in LOCS}
-    seen, unseen = seen_and_unseen(labels, locs, names, str(att_splits))
+    check_parts(labels, locs, names, str(att_splits))
     val_loc = from_one(splits.get("val_loc", np.empty(0)), len(paths), f"{att_splits}: val_loc", "images")
-    val_classes = labels[val_loc].unique()
+    of_seen = val_loc[torch.isin(labels[val_loc], labels[locs["trainval_loc"]])]
 
     # the files of a part of a data set may have classes without images, and images outside all splits
     used = torch.cat([*locs.values()]).sort().values
-    classes = torch.cat([seen, unseen]).sort().values
+    classes = labels[used].unique()
     kept_names = tuple(names[c] for c in classes)
     Z, notes = unit_prototypes(splits["att"].T[classes.numpy()], kept_names, f"{att_splits}: att")
     notes += require_distinct(Z, kept_names, f"{att_splits}: att")
@@ -84,9 +88,7 @@ def read_split(split_dir: Path, anchor: str) -> ProposedSplit:
         trainval=trainval,
         test_seen=test_seen,
         test_unseen=test_unseen,
-        seen=torch.searchsorted(classes, seen),
-        unseen=torch.searchsorted(classes, unseen),
-        val_loc_classes=torch.searchsorted(classes, val_classes[torch.isin(val_classes, seen)]),
+        val_loc_classes=torch.searchsorted(classes, labels[of_seen].unique()),
         notes=notes,
     )
 
