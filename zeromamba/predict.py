@@ -19,8 +19,8 @@ from torch import Tensor
 from .build import restore_model
 from .checkpoint import Checkpoint, load_checkpoint
 from .data import ImageDataset, ImageFiles, normalise
-from .data.base import require_distinct, unit_prototypes
 from .data.folder import SUFFIXES, is_image
+from .data.prototypes import require_distinct, unit_prototypes
 from .data.tables import read_table
 from .entry import ends_in_a_line, expand_home
 from .files import require_writable, write_json

@@ -22,8 +22,9 @@ import torch
 from torch import Tensor
 
 from ..messages import listing, with_near_matches
-from .base import ZSLData, check_parts, choose_validation_classes, require_distinct, stratified, unit_prototypes
+from .base import ZSLData, check_parts, choose_validation_classes, stratified
 from .pixels import ImageFiles, require_files
+from .prototypes import require_distinct, unit_prototypes
 from .tables import composed, read_table, read_text
 from .word_vectors import word_vectors
 

@@ -14,7 +14,8 @@ import scipy.io
 import torch
 from torch import Tensor
 
-from .base import check_parts, require_distinct, unit_prototypes
+from .base import check_parts
+from .prototypes import require_distinct, unit_prototypes
 
 LOCS = ("trainval_loc", "test_seen_loc", "test_unseen_loc")
 SPLIT_FILES = {
