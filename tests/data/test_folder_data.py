@@ -214,7 +214,7 @@ def test_files_that_are_not_used_are_counted(pets):
 
 def test_a_copy_of_a_training_picture_among_the_test_pictures_is_noted(pets):
     data = load(pets)
-    first = {part: data.images.place(int(indices[0])) for part, indices in vars(data).items() if part in PARTS}
+    first = {part: data.images.paths[indices[0]] for part, indices in vars(data).items() if part in PARTS}
     assert not any("also training pictures" in note for note in data.notes)
     shutil.copy(pets / "images" / first["trainval"], pets / "images" / first["test_seen"])
     (note,) = [note for note in load(pets).notes if "also training pictures" in note]

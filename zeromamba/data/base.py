@@ -26,8 +26,8 @@ class ImageSource(Protocol):
     def name(self, i: int) -> str:
         """The path of image i, or what it shows."""
 
-    def place(self, i: int) -> str:
-        """What stays of the name when the data set is moved."""
+    def relative_path(self, i: int) -> str:
+        """The path of image i within the data set, the same wherever that lies, or what it shows."""
 
 
 @dataclass(frozen=True)

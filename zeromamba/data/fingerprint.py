@@ -16,7 +16,7 @@ def fingerprints(data: ZSLData) -> dict[str, str]:
     names, labels = data.class_names, data.labels.tolist()
 
     def images(indices: Tensor) -> list[tuple[str, str]]:
-        return sorted((data.images.place(i), names[labels[i]]) for i in indices.tolist())
+        return sorted((data.images.relative_path(i), names[labels[i]]) for i in indices.tolist())
 
     return {
         "classes": _digest(names),

@@ -76,7 +76,7 @@ def load_folder(folder: Path, *, seed: int, repair_word_vectors: bool) -> ZSLDat
     for group in same:
         if len(is_unseen[group].unique()) > 1:
             raise ValueError(
-                f"{folder / 'images'}: {' = '.join(images.place(i) for i in group)} is one picture, of a class that is "
+                f"{folder / 'images'}: {' = '.join(images.paths[i] for i in group)} is one picture, of a class that is "
                 "trained on and of an unseen one: remove the copy that is in the wrong folder"
             )
     trainval, test_seen = stratified(of_seen, labels, TEST_SHARE, torch.Generator().manual_seed(seed))
@@ -183,7 +183,7 @@ def copies_note(images: ImageFiles, same: Sequence[list[int]], trainval: Tensor,
     if not both:
         return ()
     count = sum(len(tested.intersection(group)) for group in both)
-    listed = listing(" = ".join(images.place(i) for i in group) for group in both)
+    listed = listing(" = ".join(images.paths[i] for i in group) for group in both)
     return (f"{images.root}: {count} test pictures are also training pictures: {listed}",)
 
 

@@ -34,7 +34,7 @@ class ImageFiles:
         """Path of image i."""
         return str(self.root / self.paths[i])
 
-    def place(self, i: int) -> str:
+    def relative_path(self, i: int) -> str:
         """Path of image i within the folder."""
         return self.paths[i]
 
@@ -64,7 +64,7 @@ class DrawnImages:
         """What image i shows."""
         return self.names[i]
 
-    place = name
+    relative_path = name
 
     def load(self, i: int) -> Image.Image:
         """Image i."""
