@@ -21,14 +21,14 @@ from typing import Annotated, Any, Protocol
 import numpy as np
 import tyro
 
-from zeromamba.data.benchmarks import BENCHMARKS, listed_attribute_names
-from zeromamba.data.imagenet import CLASS_VECTORS, FOLDER, read_class_names
-from zeromamba.data.sources import where_to_get
-from zeromamba.data.tables import read_table
-from zeromamba.entry import ends_in_a_line, expand_home
-from zeromamba.extras import how_to_install
-from zeromamba.files import atomic_write, require_writable
-from zeromamba.messages import listing
+from .data.benchmarks import BENCHMARKS, listed_attribute_names
+from .data.imagenet import CLASS_VECTORS, FOLDER, read_class_names
+from .data.sources import where_to_get
+from .data.tables import read_table
+from .entry import ends_in_a_line, expand_home
+from .extras import how_to_install
+from .files import atomic_write, require_writable
+from .messages import listing
 
 
 class WordVectors(Container[str], Protocol):
