@@ -203,7 +203,7 @@ def test_files_that_are_not_used_are_counted(pets):
     (note,) = [note for note in load(pets).notes if "not used" in note]
     assert note.endswith("images: 1 files are not used: 1 with endings other than .jpg .jpeg .png .bmp .webp")
     (pets / "images/ant/notes.txt").unlink()
-    assert not any("not used" in note for note in load(pets).notes), "hidden files go without saying"
+    assert not any("not used" in note for note in load(pets).notes), "hidden files are skipped silently"
     for path in ("loose.png", "bee/young/1.png", "bee/young/2.txt", "elk/9.tiff"):
         (pets / "images" / path).parent.mkdir(exist_ok=True)
         (pets / "images" / path).touch()

@@ -100,7 +100,7 @@ def load_folder(folder: Path, *, seed: int, repair_word_vectors: bool) -> ZSLDat
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a file or folder goes without saying, by its name: what systems leave, macOS `__MACOSX` in archives."""
+    """Whether a file or folder is hidden or the system's own (`__MACOSX`), so that it is skipped silently."""
     return name.startswith(".") or name == "__MACOSX"
 
 
@@ -147,7 +147,7 @@ def require_images(root: Path, files: Mapping[str, Sequence[str]], least: int) -
 
 
 def unused_files_note(root: Path, files: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
-    """Which files under `root` are none of the images `files`; hidden ones go without saying."""
+    """Which files under `root` are none of the images `files`, but for hidden ones."""
     used = {root / path for paths in files.values() for path in paths}
     below = [path for folder in class_folders(root) for path in folder.rglob("*")]
     why: Counter[str] = Counter()

@@ -107,7 +107,7 @@ def normalise(images: Tensor) -> Tensor:
 class ImageDataset(Dataset[tuple[Tensor, int]]):
     """Some images of a source, in the given order: item j is ((3, size, size) uint8, image index).
 
-    Bytes, since they are read by other processes and go to a device: `normalise` is of whole batches, and there.
+    Items stay uint8, cheap to pass between processes and to the device, where `normalise` takes whole batches.
 
     Args:
         images: any image source.
