@@ -29,14 +29,14 @@ class Released:
     under: str | None = None  # the key of the file's dictionary under which the weights stand
     layout: Callable[[str, Tensor], Tensor] = lambda name, tensor: tensor  # by our name: released layout -> ours
 
-    def load(self, path: str | Path) -> State:
+    def load(self, path: Path) -> State:
         """Read a released file, PyTorch's or safetensors, as a state under our names.
 
         Raises:
             FileNotFoundError, ValueError: there is no such file, it would run code, it holds no weights where
                 they are expected, or a key of it is not of this model.
         """
-        content: dict[str, Any] = load_safetensors(path)[0] if Path(path).suffix == ".safetensors" else read_torch(path)
+        content: dict[str, Any] = load_safetensors(path)[0] if path.suffix == ".safetensors" else read_torch(path)
         if self.under is None:
             return self.rename(content, source=path)
         if not isinstance(content.get(self.under), dict):
@@ -104,14 +104,14 @@ def load_strict(
     module.load_state_dict(state, strict=False)
 
 
-def save_safetensors(state: Mapping[str, Tensor], path: str | Path, metadata: Mapping[str, str] | None = None) -> None:
+def save_safetensors(state: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str] | None = None) -> None:
     """Write weights and text metadata so that `path` is always either the old file or the whole new one."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
     data = safetensors.torch.save(tensors, metadata=dict(metadata or {}))
-    atomic_write(Path(path), lambda temporary: temporary.write_bytes(data))
+    atomic_write(path, lambda temporary: temporary.write_bytes(data))
 
 
-def load_safetensors(path: str | Path) -> tuple[State, dict[str, str]]:
+def load_safetensors(path: Path) -> tuple[State, dict[str, str]]:
     """Read weights, on the CPU, and metadata written by `save_safetensors`.
 
     Raises:
@@ -124,9 +124,9 @@ def load_safetensors(path: str | Path) -> tuple[State, dict[str, str]]:
         raise ValueError(f"{path}: not a whole safetensors file ({error}); save or copy it again") from error
 
 
-def read_torch(path: str | Path) -> dict[str, Any]:
+def read_torch(path: Path) -> dict[str, Any]:
     """Unpickle tensors and plain containers only; a file that would run code is refused."""
-    with open(_existing(path), "rb") as file:
+    with _existing(path).open("rb") as file:
         try:
             content = torch.load(file, map_location="cpu", weights_only=True)
         except Exception as error:  # whatever a file of something else makes an unpickler do
@@ -150,8 +150,7 @@ def _pattern(key: str) -> re.Pattern[str]:
     return re.compile(pattern)
 
 
-def _existing(path: str | Path) -> Path:
-    path = Path(path)
+def _existing(path: Path) -> Path:
     if path.is_dir():
         inside = sorted(path.rglob("*.safetensors"))
         raise ValueError(f"{path} is a folder: give a file of weights" + "".join(f", as {file}" for file in inside[:1]))
