@@ -11,7 +11,7 @@ from zeromamba.backbones import Features
 from zeromamba.backbones.layers import DropPath
 from zeromamba.backbones.ss2d import SS2D
 from zeromamba.build import build_model
-from zeromamba.data import load_demo, normalise, validation_split
+from zeromamba.data import load_demo, normalise
 from zeromamba.measuring import Split, loader, represent, score_split
 from zeromamba.model import ZeroMamba
 from zeromamba.protocol import final_split, search_split
@@ -211,10 +211,6 @@ def test_the_final_fit_trains_on_all_seen_classes_and_is_measured_on_the_test_im
     split = final_split(data)
     assert torch.equal(split.train, data.trainval)
     assert set(split.evaluated.tolist()) == set(data.test_seen.tolist()) | set(data.test_unseen.tolist())
-
-
-def test_validation_images_differ_by_seed(data):
-    assert not torch.equal(validation_split(data, 0).val_seen, validation_split(data, 1).val_seen)
 
 
 def test_local_labels_put_seen_classes_first():

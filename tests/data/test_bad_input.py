@@ -69,7 +69,7 @@ BAD = {
     "truncated JPEG": (spoil_image, ("1 of 36 images cannot be decoded", "007.Tern/003.jpg")),
     "label out of range": (lambda cub: cub.res101["labels"].__setitem__(4, 9), ("res101.mat: labels", "entry 5 is 9")),
     "image seen and unseen": (spoil_overlap, ("att_splits.mat", "trainval_loc and test_unseen_loc overlap")),
-    "class seen and unseen": (spoil_class_overlap, ("att_splits.mat", "both seen", "'007.Tern'")),
+    "class seen and unseen": (spoil_class_overlap, ("att_splits.mat", "both seen (trainval_loc)", "'007.Tern'")),
     "no needed key": (lambda cub: cub.att_splits.pop("trainval_loc"), ("att_splits.mat", "no field 'trainval_loc'")),
     "word vectors' shape": (
         lambda cub: setattr(cub, "vectors", np.ones((6, 300))),
@@ -156,9 +156,9 @@ def test_bad_checkpoint(checkpoint, error_of, alter, told):
     assert told in message
 
 
-def test_checkpoint_of_another_data_set(checkpoint, error_of):
-    message = error_of("--eval", checkpoint(lambda state: None), dataset="demo")
-    assert "is a checkpoint of 'cub' with 7 classes, but 'demo' has" in message
+def test_checkpoint_of_another_data_set(checkpoint, error_of, tiny):
+    message = error_of("--eval", checkpoint(lambda state: None), dataset=str(tiny))
+    assert f"is a checkpoint of 'cub' with 7 classes, but {tiny.name!r} has 7, without" in message
 
 
 @pytest.mark.parametrize("option", [("--weights",), ("--protocol", "paper", "--eval")], ids=["weights", "eval"])

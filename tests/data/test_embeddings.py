@@ -2,6 +2,7 @@
 
 import csv
 import gzip
+import shutil
 import sys
 from unittest.mock import Mock
 
@@ -22,6 +23,15 @@ from zeromamba.embeddings import OWN, RECIPES, add_up, class_vector, words_of
 pytestmark = pytest.mark.filterwarnings("ignore:Exception ignored in.*FileIO:pytest.PytestUnraisableExceptionWarning")
 
 needs_attributes = pytest.mark.skipif(not (DATA / "attributes").is_dir(), reason=f"no attribute names in {DATA}")
+
+
+@pytest.fixture
+def tiny_folder(tiny, tmp_path):
+    """A copy of the small data set, with attributes of several words and of one."""
+    folder = shutil.copytree(tiny, tmp_path / "tiny")
+    table = folder / "attributes.csv"
+    table.write_text(table.read_text().replace("red,green,blue,large", "number_of_legs (six),red-brown,wings,large"))
+    return folder
 
 
 class Words(dict):
@@ -153,7 +163,7 @@ def test_a_folder_s_attributes_get_vectors_that_its_loader_reads(tmp_path, capsy
     assert (tiny_folder / "word_vectors.csv").read_bytes() == before
     foreign = write_word2vec(tmp_path / "foreign.bin", vocabulary("Beine"))
     message = run(tiny_folder, "--vectors", foreign, "--overwrite")
-    assert f"{foreign}: no word of the 3 attributes is in it" in message
+    assert f"{foreign}: no word of the 4 attributes is in it" in message
     assert (tiny_folder / "word_vectors.csv").read_bytes() == before
     assert run(tiny_folder, "--vectors", other, "--overwrite") is None
     (tiny_folder / "word_vectors.npy").touch()
@@ -185,24 +195,8 @@ def test_the_forms_hold_the_same_numbers(tmp_path, tiny_folder, suffix):
         array = np.array([row[1:] for row in csv.reader(out.read_text().splitlines())], float)
     else:
         array = np.load(out) if suffix == ".npy" else read_pickled_array(out)
-    assert (array.shape, array.dtype) == ((3, 4), np.float64)
+    assert (array.shape, array.dtype) == ((4, 4), np.float64)
     np.testing.assert_array_equal(array[2], known["wings"].astype(float))
-
-
-@pytest.fixture
-def tiny_folder(tmp_path):
-    from PIL import Image
-
-    folder = tmp_path / "pets"
-    rows = ["class,number_of_legs (six),red-brown,wings"]
-    for k in range(5):
-        (folder / "images" / f"c{k}").mkdir(parents=True)
-        for i in range(3):
-            Image.new("RGB", (8, 8), (k, i, 0)).save(folder / "images" / f"c{k}" / f"{i}.png")
-        rows.append(f"c{k},{k},1,{k % 2}")
-    (folder / "attributes.csv").write_text("\n".join(rows))
-    (folder / "unseen.txt").write_text("c0\n")
-    return folder
 
 
 @pytest.mark.parametrize(

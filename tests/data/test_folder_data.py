@@ -297,12 +297,6 @@ def test_word_vectors_twice(pets):
         load(pets)
 
 
-def test_validation_never_meets_a_test_image(pets):
-    data = load(pets)
-    split = validation_split(data, seed=0)
-    assert torch.cat(split).sort().values.tolist() == data.trainval.sort().values.tolist()
-
-
 TITLE = st.text(st.characters(exclude_categories=["C", "Z"]), min_size=1, max_size=6).map(composed)
 
 
