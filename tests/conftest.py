@@ -1,4 +1,4 @@
-"""Triton's interpreter where there is no GPU, and a data set small enough to train on in a test."""
+"""Triton's interpreter where there is no GPU, a data set small enough to train on in a test, and the demo."""
 
 import os
 from importlib.util import find_spec
@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+
+from zeromamba.data import load_demo
 
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # read when the kernels are imported
@@ -51,3 +53,9 @@ def tiny(tmp_path_factory):
     (root / "attributes.csv").write_text("\n".join(rows) + "\n")
     (root / "unseen.txt").write_text("class 4\nclass 5\n")
     return root
+
+
+@pytest.fixture(scope="session")
+def demo():
+    """Takes seconds to draw."""
+    return load_demo()

@@ -7,7 +7,6 @@ import torch
 
 from zeromamba import protocol
 from zeromamba.checkpoint import load_checkpoint
-from zeromamba.data import load_demo
 from zeromamba.evaluation import GZSL, Evaluation
 from zeromamba.protocol import SeedRun, final_split, search_split
 from zeromamba.settings import preset
@@ -36,20 +35,15 @@ class MadeUpFit:
             self.history.append(record)
 
 
-@pytest.fixture(scope="module")
-def data():
-    return load_demo()
-
-
 @pytest.fixture
-def measured(data, monkeypatch):
+def measured(demo, monkeypatch):
     """The splits and gammas of all measurements, in their order."""
     calls = []
 
     def evaluate_split(model, data, split, settings, gamma, device):
         calls.append((split, gamma))
         epoch = int(model.weight)
-        on_validation = torch.equal(split.seen, search_split(data, 0).seen)
+        on_validation = torch.equal(split.seen, search_split(demo, 0).seen)
         return EPOCHS[epoch - 1] if on_validation or settings.protocol == "paper" else TEST
 
     monkeypatch.setattr(protocol, "Fit", MadeUpFit)
@@ -59,13 +53,13 @@ def measured(data, monkeypatch):
 
 
 @pytest.mark.parametrize("seed", [0, 1])
-def test_the_largest_area_on_validation_classes_chooses_the_epoch_and_gamma(seed, data, measured, tmp_path):
+def test_the_largest_area_on_validation_classes_chooses_the_epoch_and_gamma(seed, demo, measured, tmp_path):
     settings = replace(preset("demo", "paper"), epochs=4)
-    result = SeedRun(settings, data, seed, tmp_path, torch.device("cpu")).result()
+    result = SeedRun(settings, demo, seed, tmp_path, torch.device("cpu")).result()
     *validated, (split, gamma) = measured
     assert [g for _, g in validated] == [None] * 4
-    assert all(torch.equal(s.evaluated, search_split(data, seed).evaluated) for s, _ in validated)
-    assert torch.equal(split.evaluated, final_split(data).evaluated), "the test images are met once"
+    assert all(torch.equal(s.evaluated, search_split(demo, seed).evaluated) for s, _ in validated)
+    assert torch.equal(split.evaluated, final_split(demo).evaluated), "the test images are met once"
     assert gamma == 0.2
     assert result["epoch"] == 2
     assert [result[k] for k in ("czsl", "U", "S", "ausuc", "gamma")] == [0.55, 0.5, 0.25, 0.4, 0.2]
@@ -75,19 +69,19 @@ def test_the_largest_area_on_validation_classes_chooses_the_epoch_and_gamma(seed
     assert checkpoint.record.gamma == 0.2
 
 
-def test_a_gamma_that_nothing_speaks_for_is_noted(data, measured, tmp_path, monkeypatch, capsys):
+def test_a_gamma_that_nothing_speaks_for_is_noted(demo, measured, tmp_path, monkeypatch, capsys):
     settings = replace(preset("demo", "paper"), epochs=1)
     for S, told in (0.1, False), (0.0, True):
         monkeypatch.setitem(globals(), "EPOCHS", [replace(EPOCHS[0], gzsl=GZSL(gamma=0, U=0.1, S=S))])
-        SeedRun(settings, data, 0, tmp_path / str(S), torch.device("cpu")).result()
+        SeedRun(settings, demo, 0, tmp_path / str(S), torch.device("cpu")).result()
         assert ("H is 0 on validation images" in capsys.readouterr().out) == told
 
 
-def test_the_paper_s_protocol_takes_the_best_epochs_on_test_images(data, measured, tmp_path):
+def test_the_paper_s_protocol_takes_the_best_epochs_on_test_images(demo, measured, tmp_path):
     settings = replace(preset("demo", "paper"), epochs=4, protocol="paper", gamma=0.6)
-    result = SeedRun(settings, data, 0, tmp_path, torch.device("cpu")).result()
+    result = SeedRun(settings, demo, 0, tmp_path, torch.device("cpu")).result()
     assert [g for _, g in measured] == [0.6] * 4
-    assert all(torch.equal(s.evaluated, final_split(data).evaluated) for s, _ in measured)
+    assert all(torch.equal(s.evaluated, final_split(demo).evaluated) for s, _ in measured)
     assert (result["epoch_czsl"], result["czsl"]) == (1, 0.9)
     assert (result["epoch"], result["U"], result["S"]) == (3, 0.7, 0.8)
     for kind, epoch in (("czsl", 1), ("gzsl", 3)):

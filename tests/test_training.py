@@ -11,7 +11,7 @@ from zeromamba.backbones import Features
 from zeromamba.backbones.layers import DropPath
 from zeromamba.backbones.ss2d import SS2D
 from zeromamba.build import build_model
-from zeromamba.data import load_demo, normalise
+from zeromamba.data import normalise
 from zeromamba.measuring import Split, loader, represent, score_split
 from zeromamba.model import ZeroMamba
 from zeromamba.protocol import final_split, search_split
@@ -22,13 +22,8 @@ DEMO = replace(preset("demo", "paper"), workers=0)
 
 
 @pytest.fixture(scope="module")
-def data():
-    return load_demo()
-
-
-@pytest.fixture(scope="module")
-def model(data):
-    return build_model(DEMO, data.V)
+def model(demo):
+    return build_model(DEMO, demo.V)
 
 
 def group_of(optimizer, parameter):
@@ -75,13 +70,13 @@ def order(batches):
     return torch.cat([index for _, index in batches])
 
 
-def test_images_are_visited_once_an_epoch_in_an_order_of_its_own(data):
-    indices = data.trainval[:100]
-    first, again, other = (order(loader(data, indices, DEMO, shuffle=True, seed=s)) for s in (1, 1, 2))
+def test_images_are_visited_once_an_epoch_in_an_order_of_its_own(demo):
+    indices = demo.trainval[:100]
+    first, again, other = (order(loader(demo, indices, DEMO, shuffle=True, seed=s)) for s in (1, 1, 2))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
     assert torch.equal(first.sort().values, indices.sort().values)
-    assert len(data.labels[first[:16]].unique()) > 1, "no batch of a single class, where the files are sorted by class"
+    assert len(demo.labels[first[:16]].unique()) > 1, "no batch of a single class, where the files are sorted by class"
 
 
 class Patches(nn.Module):
@@ -100,28 +95,28 @@ class Patches(nn.Module):
         return Features(map=feature_map, pooled=feature_map.mean(dim=(1, 2)))
 
 
-def patches(data):
+def patches(demo):
     torch.manual_seed(0)
-    return ZeroMamba(Patches(), data.V)
+    return ZeroMamba(Patches(), demo.V)
 
 
-def test_a_fit_is_sgd_on_the_objective_over_seen_classes(data, monkeypatch, tmp_path):
+def test_a_fit_is_sgd_on_the_objective_over_seen_classes(demo, monkeypatch, tmp_path):
     """Three epochs, step by step as the equations read: (10) to (13), momentum, decay, the halved rates."""
     monkeypatch.setattr(training, "MILESTONES", (1, 2))
     monkeypatch.setattr(training, "flip_half", lambda images: images.flip(-1))  # all of them, rather than at random
-    split = replace(final_split(data), train=data.trainval[torch.arange(0, len(data.trainval), 20)])
+    split = replace(final_split(demo), train=demo.trainval[torch.arange(0, len(demo.trainval), 20)])
     settings = replace(Settings(), dataset="demo", protocol="paper", weights=None, image_size=64, workers=0)
     settings = replace(settings, epochs=3, lr=2e-3, lr_mlp=1e-3, lambda_sc=0.7)
     assert 2 * settings.batch_size < len(split.train)
     assert len(split.train) % settings.batch_size
-    model, expected = patches(data), patches(data)
-    for _ in Fit(model, data, split, settings, 4, tmp_path, torch.device("cpu")).epochs(3):
+    model, expected = patches(demo), patches(demo)
+    for _ in Fit(model, demo, split, settings, 4, tmp_path, torch.device("cpu")).epochs(3):
         pass
 
     images = normalise(
-        torch.stack([image[0] for image, _ in loader(data, split.train, replace(settings, batch_size=1))])
+        torch.stack([image[0] for image, _ in loader(demo, split.train, replace(settings, batch_size=1))])
     )
-    labels, Z = split.local(data.labels[split.train]), data.Z[split.seen]
+    labels, Z = split.local(demo.labels[split.train]), demo.Z[split.seen]
     momenta = {name: torch.zeros_like(p) for name, p in expected.named_parameters()}
     for epoch in (1, 2, 3):
         for batch in torch.arange(len(images)).split(settings.batch_size):
@@ -133,35 +128,35 @@ def test_a_fit_is_sgd_on_the_objective_over_seen_classes(data, monkeypatch, tmp_
             for name, p in expected.named_parameters():
                 momenta[name] = 0.9 * momenta[name] + p.grad + 1e-3 * p.detach()
                 p.data -= (1e-3 if "slp.mlp" in name else 2e-3) / 2 ** (epoch - 1) * momenta[name]
-    start = dict(patches(data).named_parameters())
+    start = dict(patches(demo).named_parameters())
     for name, p in model.named_parameters():
         moved = (p - start[name]).norm()
         assert moved > 0, name
         assert (p - expected.get_parameter(name)).norm() < 1e-3 * moved, name
 
 
-def test_stochastic_depth_acts_in_training_and_not_in_evaluation(data, tmp_path):
-    model, split = patches(data), replace(final_split(data), train=data.trainval[:20])
-    fit = Fit(model, data, split, replace(DEMO, epochs=1), 0, tmp_path, torch.device("cpu"))
+def test_stochastic_depth_acts_in_training_and_not_in_evaluation(demo, tmp_path):
+    model, split = patches(demo), replace(final_split(demo), train=demo.trainval[:20])
+    fit = Fit(model, demo, split, replace(DEMO, epochs=1), 0, tmp_path, torch.device("cpu"))
     model.eval()  # as the epoch before left it, when it was measured
     next(fit.epochs(1))
     assert model.backbone.modes == {True}
     model.backbone.modes.clear()
-    represent(model, loader(data, split.train, DEMO), DEMO, torch.device("cpu"))
+    represent(model, loader(demo, split.train, DEMO), DEMO, torch.device("cpu"))
     assert model.backbone.modes == {False}
 
 
-def test_class_scores_that_are_not_finite_are_no_measurement(data):
-    model = patches(data)
+def test_class_scores_that_are_not_finite_are_no_measurement(demo):
+    model = patches(demo)
     model.slp.V.data.fill_(torch.nan)
-    split = replace(final_split(data), evaluated=data.test_seen[:2])
+    split = replace(final_split(demo), evaluated=demo.test_seen[:2])
     with pytest.raises(FloatingPointError, match="begin a new run with a lower --lr"):
-        score_split(model, data, split, DEMO, torch.device("cpu"))
+        score_split(model, demo, split, DEMO, torch.device("cpu"))
 
 
 @pytest.mark.parametrize("protocol", ["validation", "paper"])
 def test_every_epoch_has_draws_of_its_own_and_only_the_paper_s_protocol_keeps_the_order_of_the_file(
-    data, protocol, monkeypatch, tmp_path
+    demo, protocol, monkeypatch, tmp_path
 ):
     orders, draws = [], []
 
@@ -176,9 +171,9 @@ def test_every_epoch_has_draws_of_its_own_and_only_the_paper_s_protocol_keeps_th
 
     monkeypatch.setattr(training, "loader", watched_loader)
     monkeypatch.setattr(training, "flip_half", draw)
-    split = replace(final_split(data), train=data.trainval[::40])
+    split = replace(final_split(demo), train=demo.trainval[::40])
     settings = replace(DEMO, protocol=protocol, batch_size=len(split.train))
-    for _ in Fit(patches(data), data, split, settings, 0, tmp_path, torch.device("cpu")).epochs(2):
+    for _ in Fit(patches(demo), demo, split, settings, 0, tmp_path, torch.device("cpu")).epochs(2):
         pass
     in_file, (first, second) = split.train.tolist(), orders
     assert sorted(first) == sorted(second) == sorted(in_file)
@@ -186,31 +181,31 @@ def test_every_epoch_has_draws_of_its_own_and_only_the_paper_s_protocol_keeps_th
     assert draws[0] != draws[1]
 
 
-def test_a_model_is_built_with_what_the_settings_give(data):
-    model = build_model(replace(DEMO, drop_path=0.25, discretization="zoh"), data.V)
+def test_a_model_is_built_with_what_the_settings_give(demo):
+    model = build_model(replace(DEMO, drop_path=0.25, discretization="zoh"), demo.V)
     assert [m.rate for m in model.modules() if isinstance(m, DropPath)][-1] == 0.25
     assert {m.discretization for m in model.modules() if isinstance(m, SS2D)} == {"zoh"}
     assert model.logit_scale == DEMO.logit_scale == 10
 
 
-def test_only_the_paper_s_protocol_divides_by_any_norm(data):
-    assert build_model(DEMO, data.V).sef.eps > 0
-    assert build_model(replace(DEMO, protocol="paper"), data.V).sef.eps == 0
+def test_only_the_paper_s_protocol_divides_by_any_norm(demo):
+    assert build_model(DEMO, demo.V).sef.eps > 0
+    assert build_model(replace(DEMO, protocol="paper"), demo.V).sef.eps == 0
 
 
-def test_the_search_never_meets_a_test_image_nor_trains_on_a_validation_class(data):
-    split = search_split(data, seed=0)
+def test_the_search_never_meets_a_test_image_nor_trains_on_a_validation_class(demo):
+    split = search_split(demo, seed=0)
     used = torch.cat([split.train, split.evaluated])
-    assert torch.isin(used, data.trainval).all()
-    assert not torch.isin(data.labels[split.train], data.val_classes).any()
+    assert torch.isin(used, demo.trainval).all()
+    assert not torch.isin(demo.labels[split.train], demo.val_classes).any()
     assert not torch.isin(split.train, split.evaluated).any()
-    assert set(split.candidates.tolist()) == set(data.seen.tolist()), "unseen classes are no candidates either"
+    assert set(split.candidates.tolist()) == set(demo.seen.tolist()), "unseen classes are no candidates either"
 
 
-def test_the_final_fit_trains_on_all_seen_classes_and_is_measured_on_the_test_images(data):
-    split = final_split(data)
-    assert torch.equal(split.train, data.trainval)
-    assert set(split.evaluated.tolist()) == set(data.test_seen.tolist()) | set(data.test_unseen.tolist())
+def test_the_final_fit_trains_on_all_seen_classes_and_is_measured_on_the_test_images(demo):
+    split = final_split(demo)
+    assert torch.equal(split.train, demo.trainval)
+    assert set(split.evaluated.tolist()) == set(demo.test_seen.tolist()) | set(demo.test_unseen.tolist())
 
 
 def test_local_labels_put_seen_classes_first():

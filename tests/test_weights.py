@@ -15,7 +15,6 @@ from zeromamba.backbones.vmamba import RELEASED, VMamba
 from zeromamba.build import load_pretrained
 from zeromamba.checkpoint import RELEASED as ZEROMAMBA
 from zeromamba.checkpoint import adopt_released
-from zeromamba.data import load_demo
 from zeromamba.model import ZeroMamba
 from zeromamba.settings import Settings
 from zeromamba.weights import load_safetensors, load_strict, save_safetensors
@@ -200,7 +199,7 @@ def test_psi_is_that_of_the_released_zeromamba_run_beside_ours():
     assert difference < 1e-4
 
 
-def test_released_zeromamba_with_a_bias_or_without_a_part_is_refused(frozen, tmp_path):
+def test_released_zeromamba_with_a_bias_or_without_a_part_is_refused(frozen, demo, tmp_path):
     state = released.formula_state(frozen.zeromamba)
     with pytest.raises(ValueError, match=r"CUB\.pth: keys that ZeroMamba has no place for: clf_head\.bias"):
         ZEROMAMBA.rename(state | {"clf_head.bias": torch.ones(7)}, "CUB.pth")
@@ -209,7 +208,7 @@ def test_released_zeromamba_with_a_bias_or_without_a_part_is_refused(frozen, tmp
     del state["VisionMamba.classifier2.V"]
     torch.save(state, tmp_path / "CUB.pth")
     with pytest.raises(ValueError, match=r"CUB\.pth: .*it lacks VisionMamba\.classifier2\.V"):
-        adopt_released(tmp_path / "CUB.pth", Settings(), load_demo(), gamma=0.3)
+        adopt_released(tmp_path / "CUB.pth", Settings(), demo, gamma=0.3)
 
 
 def test_safetensors_return_bits_and_metadata(tmp_path):

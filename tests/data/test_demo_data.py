@@ -1,16 +1,10 @@
 """The demo: the same images everywhere, zero-shot by construction, nothing to download."""
 
 import numpy as np
-import pytest
 import torch
 
-from zeromamba.data import load_dataset, load_demo
+from zeromamba.data import load_dataset
 from zeromamba.data.demo import COLOURS, SHAPES, TEXTURES, draw
-
-
-@pytest.fixture(scope="module")
-def demo():
-    return load_demo()
 
 
 def pixels(data, i):

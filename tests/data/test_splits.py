@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zeromamba.data import load_demo, validation_split
+from zeromamba.data import validation_split
 from zeromamba.data.base import choose_validation_classes, stratified
 
 COUNTS = st.lists(st.integers(1, 12), min_size=1, max_size=6)
@@ -35,11 +35,10 @@ def test_validation_split(cub):
     assert data.labels[train].tolist() == [0] * 3 + [2] * 3 + [4] * 3
 
 
-def test_a_fifth_of_every_other_class_s_images_is_held_out():
-    data = load_demo()
-    train, val_seen, _ = validation_split(data, seed=0)
-    for c in data.seen[~torch.isin(data.seen, data.val_classes)]:
-        kept, held_out = ((data.labels[indices] == c).sum() for indices in (train, val_seen))
+def test_a_fifth_of_every_other_class_s_images_is_held_out(demo):
+    train, val_seen, _ = validation_split(demo, seed=0)
+    for c in demo.seen[~torch.isin(demo.seen, demo.val_classes)]:
+        kept, held_out = ((demo.labels[indices] == c).sum() for indices in (train, val_seen))
         assert held_out == round(0.2 * float(kept + held_out)) > 1
 
 
