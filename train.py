@@ -6,18 +6,20 @@ python train.py --eval runs/demo/.../model.safetensors  evaluate a checkpoint ag
 """
 
 import argparse
+import shlex
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import torch
 import tyro
+from rich.console import Console
 
 from zeromamba import report
 from zeromamba.build import build_model, load_data_sets, missing_weights, restore_model
 from zeromamba.checkpoint import RELEASED_SUFFIX, Checkpoint, adopt_released, check_adoptable, load_checkpoint
 from zeromamba.data import ZSLData
 from zeromamba.entry import ends_in_a_line, expand_home
-from zeromamba.files import write_json
+from zeromamba.files import write_json, write_text
 from zeromamba.measuring import evaluate_split, pick_device
 from zeromamba.messages import option
 from zeromamba.model import ZeroShotModel
@@ -98,9 +100,13 @@ def prepare_evaluation(
 def train(settings: Settings, data: ZSLData, folder: Path, device: torch.device) -> None:
     """One run over all seeds, ending with the table."""
     print(f"run folder: {folder}")
-    results = [SeedRun(settings, data, seed, folder, device).result() for seed in settings.seeds]
-    write_json(folder / "results.json", {"mean over seeds": report.aggregate(results), "seeds": results})
-    (folder / "table.txt").write_text(report.show(report.result_table(settings, data, results)))
+    results = []
+    for seed in settings.seeds:  # one that diverges takes nothing from those before
+        results.append(SeedRun(settings, data, seed, folder, device).result())
+        table = report.result_table(settings, data, results)
+        write_json(folder / "results.json", {"mean over seeds": report.aggregate(results), "seeds": results})
+        write_text(folder / "table.txt", report.plain(table))
+    Console().print(table)
 
 
 def evaluate(
@@ -124,7 +130,8 @@ def evaluate(
     result = {**summary(evaluation), "chosen_by": chosen_by, "per_class": evaluation.per_class}
     for name, accuracy in evaluation.per_class["gzsl"].items():
         print(f"{100 * accuracy:6.1f}  {name}" + ("" if name in record.seen_names else "  (unseen)"))
-    table = report.show(report.result_table(settings, data, [result]))
+    table = report.result_table(settings, data, [result])
+    Console().print(table)
     if folder:  # which may be the run's own
         made_of = {
             "checkpoint": str(checkpoint.source),
@@ -133,7 +140,7 @@ def evaluate(
             "epoch": record.epoch,
         }
         write_json(folder / "evaluation.json", {**made_of, "settings": settings.to_json(), **result})
-        (folder / "evaluation.txt").write_text(table)
+        write_text(folder / "evaluation.txt", report.plain(table))
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -147,8 +154,10 @@ def main(argv: list[str] | None = None) -> None:
                 command.out.mkdir(parents=True, exist_ok=True)
         else:
             settings, data, folder = prepare_training(command, settings, device)
+    goes_on = "" if command.eval else f"python train.py --resume {shlex.quote(str(folder))} goes on"
     with ends_in_a_line(
-        interrupted="interrupted" if command.eval else f"interrupted: python train.py --resume {folder} goes on",
+        f"; {goes_on}" if goes_on else "",
+        interrupted=f"interrupted: {goes_on}" if goes_on else "interrupted",
         memory="A smaller --batch-size needs less memory, and so does --grad-checkpoint",
     ):
         if command.eval:

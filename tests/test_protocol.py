@@ -64,7 +64,7 @@ def test_the_largest_area_on_validation_classes_chooses_the_epoch_and_gamma(seed
     assert result["epoch"] == 2
     assert [result[k] for k in ("czsl", "U", "S", "ausuc", "gamma")] == [0.55, 0.5, 0.25, 0.4, 0.2]
     assert result["validation"]["ausuc"] == 0.8
-    checkpoint = load_checkpoint(tmp_path / "seed-0/model.safetensors")
+    checkpoint = load_checkpoint(tmp_path / f"seed-{seed}/model.safetensors")
     assert checkpoint.state["weight"].item() == checkpoint.record.epoch == 2
     assert checkpoint.record.gamma == 0.2
 
@@ -90,12 +90,12 @@ def test_the_paper_s_protocol_takes_the_best_epochs_on_test_images(demo, measure
 
 
 def test_of_equal_epochs_the_paper_s_protocol_takes_the_last_for_CZSL_and_the_first_for_H(
-    data, measured, tmp_path, monkeypatch
+    demo, measured, tmp_path, monkeypatch
 ):
     """As the released train.py: `best_performance_record[3] <= CZSL`, but `best_performance_record[2] < H`."""
     monkeypatch.setitem(globals(), "EPOCHS", [EPOCHS[1], EPOCHS[2], EPOCHS[2], EPOCHS[1]])
     settings = replace(preset("demo", "paper"), epochs=4, protocol="paper", gamma=0.6)
-    result = SeedRun(settings, data, 0, tmp_path, torch.device("cpu")).result()
+    result = SeedRun(settings, demo, 0, tmp_path, torch.device("cpu")).result()
     assert (result["epoch_czsl"], result["epoch"]) == (3, 2)
     for kind, epoch in (("czsl", 3), ("gzsl", 2)):
-        assert load_checkpoint(tmp_path / f"model_best_{kind}.safetensors").state["weight"].item() == epoch
+        assert load_checkpoint(tmp_path / f"seed-0/model_best_{kind}.safetensors").state["weight"].item() == epoch

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from zeromamba.report import METRICS, aggregate, result_table, show
+from zeromamba.report import METRICS, aggregate, plain, result_table
 from zeromamba.settings import preset
 
 
@@ -14,7 +14,7 @@ def test_several_seeds_fit_a_terminal_of_80_columns(demo):
         for share, gamma in ((0.11, 0.1234), (0.55, -0.0567), (0.77, 0.891))
     ]
     data = replace(demo, name="cub")  # the widest: with the paper's row
-    shown = show(result_table(preset("cub", "small"), data, results))
+    shown = plain(result_table(preset("cub", "small"), data, results))
     assert max(map(len, shown.splitlines())) <= 80
     assert "…" not in shown
     assert shown.count("47.7") == shown.count("± 33.6") == len(METRICS)
@@ -42,11 +42,11 @@ def test_a_single_seed_has_no_deviation():
 def test_the_paper_s_row_is_for_its_data_set_not_for_a_folder_of_that_name(demo, dataset, beside):
     data = replace(demo, name="awa2")
     result = dict.fromkeys(METRICS, 0.5) | {"gamma": 0.1, "chosen_by": "drawn by hand"}
-    shown = show(result_table(preset(dataset, "small"), data, [result]))
+    shown = plain(result_table(preset(dataset, "small"), data, [result]))
     assert ("paper [2]" in shown) == ("all 50 classes" in shown) == beside
 
 
 def test_a_name_in_square_brackets_is_no_markup(demo):
     data = replace(demo, name="birds [v2]")
     result = dict.fromkeys(METRICS, 0.5) | {"gamma": 0.1, "chosen_by": "drawn by hand"}
-    assert "birds [v2]: " in show(result_table(preset("demo", "small"), data, [result]))
+    assert "birds [v2]: " in plain(result_table(preset("demo", "small"), data, [result]))

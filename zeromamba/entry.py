@@ -41,8 +41,10 @@ def ends_in_a_line(
         sys.exit(interrupted)
     except (torch.OutOfMemoryError, MemoryError) as error:
         sys.exit(f"error: {error or 'out of memory'}\n{memory}{after}")
-    # FloatingPointError: it diverged; OSError: a file is missing or broken, or the disk full; ImportError: an extra
-    except (FloatingPointError, ValueError, OSError, ImportError) as error:
+    except FloatingPointError as error:  # training diverged, and would again
+        sys.exit(f"error: {error}")
+    # OSError: a file is missing or broken, or the disk full; ImportError: an extra
+    except (ValueError, OSError, ImportError) as error:
         # of one in a process that reads images, PyTorch makes the message its whole traceback
         text = str(error).rpartition(f"\n{type(error).__name__}: ")[2]
         sys.exit(f"error: {text.strip()}{after}")

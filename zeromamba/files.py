@@ -16,6 +16,10 @@ def atomic_write(path: Path, write: Callable[[Path], object]) -> None:
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
+    except OSError as error:
+        if error.filename is not None:
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error  # the disk is full
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -42,6 +46,11 @@ def read_json(path: Path, advice: str) -> dict[str, Any]:
         raise ValueError(f"{path}: cannot read this file of a run ({error}): {advice}") from error
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write text as UTF-8, atomically."""
+    atomic_write(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
 def write_json(path: Path, value: object) -> None:
     """Write a value as JSON, atomically; ValueError for numbers that are not finite, which JSON has no word for."""
-    atomic_write(path, lambda temporary: temporary.write_text(json.dumps(value, indent=1, allow_nan=False) + "\n"))
+    write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")

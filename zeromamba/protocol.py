@@ -22,6 +22,7 @@ from .evaluation import Evaluation
 from .files import read_json, write_json
 from .measuring import Split, evaluate_split
 from .model import ZeroShotModel
+from .runs import versions
 from .settings import ProtocolName, Settings
 from .training import Fit
 
@@ -80,9 +81,9 @@ class SeedRun:
             print(f"seed {self.seed}: finished before, read from {file}")
             return before
         run = self._paper if self.settings.protocol == "paper" else self._validation
-        result = {"seed": self.seed, "chosen_by": self.settings.chosen_by, **run()}
+        result = {"seed": self.seed, "chosen_by": self.settings.chosen_by, "versions": versions(self.device), **run()}
         write_json(file, result)
-        for state in self.folder.glob("*/state.pt"):
+        for state in self.folder.glob("*/*state.pt*"):  # and what a kill in mid-writing left
             state.unlink()
         return result
 

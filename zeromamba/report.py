@@ -85,9 +85,8 @@ def result_table(settings: Settings, data: ZSLData, results: list[dict[str, Any]
     return table
 
 
-def show(table: Table) -> str:
-    """Print a table, and return it as plain text."""
-    Console().print(table)
-    plain = io.StringIO()
-    Console(file=plain, width=WIDTH).print(table)
-    return plain.getvalue()
+def plain(table: Table) -> str:
+    """A table as plain text."""
+    text = io.StringIO()
+    Console(file=text, width=WIDTH).print(table)
+    return text.getvalue()

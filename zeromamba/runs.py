@@ -64,7 +64,8 @@ def open_run(folder: Path, settings: Settings, data: ZSLData, device: torch.devi
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / "data.json", fingerprints(data))
         write_json(folder / "settings.json", settings.to_json())
-        write_json(folder / "versions.json", versions(device))
+        if not goes_on:  # every seed's result has those that it was made with
+            write_json(folder / "versions.json", versions(device))
     except OSError as error:
         raise _unwritable(folder, error, goes_on=goes_on) from error
     return settings
@@ -112,11 +113,12 @@ def check_same_data(folder: Path, data: ZSLData) -> None:
 def versions(device: torch.device) -> dict[str, str | None]:
     """What a reader needs to repeat a run on this device."""
     found: dict[str, str | None] = {"python": platform.python_version(), "machine": platform.machine()}
-    for package in ("zeromamba", "torch", "triton", "numpy", "pillow", "einops"):
+    for package in ("zeromamba", "triton", "numpy", "pillow", "einops"):
         try:
             found[package] = version(package)
         except PackageNotFoundError:
             found[package] = None
+    found["torch"] = torch.__version__  # which names its CUDA, too
     found["device"] = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     git = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
     try:

@@ -4,6 +4,7 @@ A fit that is interrupted goes on from its last complete epoch. All randomness o
 (seed, epoch), so on a CPU the weights end up the same bits as without the interruption.
 """
 
+import io
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -138,7 +139,9 @@ class Fit:
             "scheduler": self.scheduler.state_dict(),
             "history": self.history,
         }
-        atomic_write(self.state_file, lambda temporary: torch.save(state, temporary))
+        data = io.BytesIO()  # of a full disk, torch.save says neither which file nor why
+        torch.save(state, data)
+        atomic_write(self.state_file, lambda temporary: temporary.write_bytes(data.getbuffer()))
 
     def _restore(self) -> None:
         try:

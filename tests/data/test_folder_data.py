@@ -225,6 +225,14 @@ def test_a_copy_of_a_training_picture_among_the_test_pictures_is_noted(pets):
         load(pets)
 
 
+def test_a_picture_in_two_classes_is_noted(pets):
+    data = load(pets)
+    one, other = (data.images.paths[data.labels.tolist().index(c)] for c in data.seen[:2])
+    shutil.copy(pets / "images" / one, pets / "images" / other)
+    (note,) = [note for note in load(pets).notes if "in more than one class" in note]
+    assert note.endswith(f"one label is wrong: {one} = {other}")
+
+
 @pytest.mark.parametrize("of_text", ["NFC", "NFD"])
 def test_names_are_compared_as_they_are_read(pets, of_text):
     """macOS may write "ö" as an "o" and a diaeresis; a file is found under its own name alone."""

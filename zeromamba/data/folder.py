@@ -13,7 +13,7 @@ attributes is an error.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
 
@@ -61,7 +61,7 @@ def load_folder(folder: Path, *, seed: int, repair_word_vectors: bool) -> ZSLDat
     if constant:
         notes += (f"{table}: all classes have the same number in {', '.join(constant)}, so it tells none apart",)
     if without:
-        notes += (f"{table}: classes without a folder of images are left out: {', '.join(without)}",)
+        notes += (f"{table}: classes without a folder of images are left out: {', '.join(map(repr, without))}",)
     notes += unused_files_note(folder / "images", files)
     V, source, vector_notes = _word_vectors(folder, attribute_names, repair_word_vectors)
 
@@ -90,7 +90,7 @@ def load_folder(folder: Path, *, seed: int, repair_word_vectors: bool) -> ZSLDat
         attribute_names=attribute_names,
         V=V,
         word_vectors_source=source,
-        notes=(*notes, *vector_notes, *copies_note(images, same, trainval, test_seen)),
+        notes=(*notes, *vector_notes, *copies_notes(images, same, labels, trainval, test_seen)),
         images=images,
         labels=labels,
         **parts,
@@ -176,15 +176,20 @@ def copies(images: ImageFiles) -> list[list[int]]:
     return [same for group in same_size for same in grouped(group, lambda path: sha256(path.read_bytes()).digest())]
 
 
-def copies_note(images: ImageFiles, same: Sequence[list[int]], trainval: Tensor, test_seen: Tensor) -> tuple[str, ...]:
-    """Which pictures, of the groups of `copies`, are both trained on and tested with."""
+def copies_notes(
+    images: ImageFiles, same: Sequence[list[int]], labels: Tensor, trainval: Tensor, test_seen: Tensor
+) -> Iterator[str]:
+    """Which pictures, of the groups of `copies`, are both trained on and tested with, or are in two classes."""
+
+    def listed(groups: list[list[int]]) -> str:
+        return listing(" = ".join(images.paths[i] for i in group) for group in groups)
+
     tested, trained = set(test_seen.tolist()), set(trainval.tolist())
-    both = [group for group in same if tested.intersection(group) and trained.intersection(group)]
-    if not both:
-        return ()
-    count = sum(len(tested.intersection(group)) for group in both)
-    listed = listing(" = ".join(images.paths[i] for i in group) for group in both)
-    return (f"{images.root}: {count} test pictures are also training pictures: {listed}",)
+    if both := [group for group in same if tested.intersection(group) and trained.intersection(group)]:
+        count = sum(len(tested.intersection(group)) for group in both)
+        yield f"{images.root}: {count} test pictures are also training pictures: {listed(both)}"
+    if torn := [group for group in same if len(labels[group].unique()) > 1]:
+        yield f"{images.root}: {len(torn)} pictures are in more than one class, so one label is wrong: {listed(torn)}"
 
 
 def read_unseen(path: Path, class_names: Sequence[str]) -> set[str]:

@@ -34,7 +34,10 @@ def unit_prototypes(att: np.ndarray, class_names: tuple[str, ...], source: str) 
             f"{source}: attribute {column + 1} of class {class_names[row]!r} is {att[row, column]}, expected a finite "
             f"number ({len(bad)} values are not)"
         )
-    length = np.linalg.norm(att.astype(np.float64), axis=1, keepdims=True)
+    with np.errstate(over="ignore"):
+        length = np.linalg.norm(att.astype(np.float64), axis=1, keepdims=True)
+    if not np.isfinite(length).all():
+        raise ValueError(f"{source}: the attributes of class {class_names[int(np.argmax(length))]!r} are too large")
     if not length.all():
         zero = class_names[int(np.argmin(length))]
         raise ValueError(f"{source}: all attributes of class {zero!r} are zero, so nothing tells what it looks like")

@@ -5,7 +5,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from ..files import atomic_write
+from ..files import atomic_write, write_text
 from ..paper import PRINTED_METRICS, PrintedRow, main_result, printed
 from ..report import METRICS, in_percent, mean_and_deviation, network, paper_choice, variant
 from ..settings import preset
@@ -26,7 +26,7 @@ def printed_row(cell: Cell) -> PrintedRow | None:
 def write_tables(experiment: Experiment, cells: list[Cell], reduced: bool, folder: Path) -> None:
     """Write `table.md` and `table.csv` of what is finished, atomically."""
     text = markdown(experiment, cells, reduced)
-    atomic_write(folder / "table.md", lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    write_text(folder / "table.md", text)
     atomic_write(folder / "table.csv", lambda temporary: _write_csv(temporary, csv_rows(cells, reduced)))
 
 
