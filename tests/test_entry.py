@@ -1,5 +1,6 @@
 """How every command ends early: in one line, where the user, the input, the disk or the machine ends it."""
 
+import errno
 import io
 import sys
 
@@ -8,6 +9,7 @@ import torch
 from torch._utils import ExceptionWrapper
 
 from zeromamba.entry import ends_in_a_line
+from zeromamba.files import atomic_write
 
 
 def test_of_an_error_in_a_process_that_reads_images_the_message_alone_is_told():
@@ -26,6 +28,15 @@ def test_too_little_memory_of_the_machine_is_told_with_what_needs_less():
     with pytest.raises(SystemExit, match=r"(?s)^error: .*can't allocate memory.*\ntake less$"):  # noqa: SIM117
         with ends_in_a_line(memory="take less"):
             torch.empty(1 << 50)
+
+
+def test_a_full_disk_names_the_file(tmp_path):
+    def full(_):
+        raise OSError(errno.ENOSPC, "No space left on device")  # as a file's `write` says it
+
+    with pytest.raises(SystemExit, match=rf"^error: .*No space left on device: '{tmp_path}/state\.pt'; goes on$"):  # noqa: SIM117
+        with ends_in_a_line("; goes on"):
+            atomic_write(tmp_path / "state.pt", full)
 
 
 def test_a_mistake_in_the_program_keeps_its_traceback():

@@ -14,6 +14,7 @@ from killing import REPO, run_killed
 from safetensors.torch import load_file
 
 import train
+from zeromamba import training
 from zeromamba.build import load_data
 from zeromamba.checkpoint import load_checkpoint
 from zeromamba.settings import Settings, preset
@@ -357,6 +358,15 @@ def test_what_ends_a_run_says_how_to_go_on(tiny, tmp_path, monkeypatch, capsys):
     for error, told in (KeyboardInterrupt(), f"--resume {out}"), (torch.OutOfMemoryError(), "--batch-size"):
         monkeypatch.setattr(train, "train", Mock(side_effect=error))
         assert told in error_of("--dataset", tiny, "--out", out, *TINY, "--lr", "1e30")
+
+
+def test_a_seed_that_diverges_takes_nothing_from_those_before(finished, tmp_path, monkeypatch):
+    out = shutil.copytree(finished[0], tmp_path / "run")
+    (out / "results.json").unlink()
+    monkeypatch.setattr(training, "objective", Mock(side_effect=FloatingPointError("the loss is nan")))
+    assert error_of("--resume", out, "--seeds", 0, 1) == "error: the loss is nan"
+    (seed,) = json.loads((out / "results.json").read_text())["seeds"]
+    assert (seed["seed"], seed["versions"]["torch"]) == (0, torch.__version__)
 
 
 def test_settings_that_came_later_have_their_defaults():

@@ -28,8 +28,8 @@ class Config:
     """How the work is cut: the same for every image size, so that no size compiles anew."""
 
     block_d: int = 64  # channels of a program, two to a thread
-    # Segments of all routes and blocks of channels together, at most; where these alone are more, a route is one
-    # segment. A walk launches those of one order, or one route: a half or a quarter of them, for SS2D.
+    # An upper bound on images x routes x blocks of channels x segments. Where the first three alone exceed it, a route
+    # is one segment. A launch covers one order or one route: for SS2D a half or a quarter of these.
     programs: int = 8192
 
     def __post_init__(self) -> None:

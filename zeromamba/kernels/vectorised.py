@@ -1,9 +1,8 @@
 """The selective scan in vectorised PyTorch, with its adjoint written out: for CPUs, and for GPUs without Triton.
 
-A route is cut into c chunks of about a dozen tokens. All chunks step through their tokens side by side, first from a
-zero state. The states in which that leaves them give those that enter them, by the same steps over chunks of chunks;
-and a second pass over the tokens starts from these. Nothing is divided by a product of decays, and no such product is
-more than 1.
+A route is cut into c chunks of about a dozen tokens. All chunks advance in parallel, first from a zero state. Their
+last states, combined by the same recurrence over chunks (and chunks of chunks), give the state that enters each; from
+these starts a second pass over the tokens. Nothing is divided by a product of decays, and no such product is above 1.
 
 States n are taken one after another, since they meet only in the sums over n. For each of them, with phi = Bbar / B,
 
@@ -53,7 +52,7 @@ class Chunks:
         self.h, self.w, self.l, self.device = h, w, h * w, device
         self.column, self.reverse = route.column, route.reverse
         self.order = Route(route.column, window=route.window)
-        self.t = length(h if route.column else w)
+        self.t = chunk_length(h if route.column else w)
         self.laid_out = route.window > 0 or self.t**2 > 4 * self.l
         if self.laid_out:
             self.t, self.column = math.isqrt(self.l - 1) + 1, False
@@ -94,8 +93,8 @@ class Chunks:
         return tokens[::-1] if self.reverse else tokens
 
 
-def length(count: int) -> int:
-    """What `count` tokens, or chunks, are cut into evenly: chunks of so many."""
+def chunk_length(count: int) -> int:
+    """The smallest divisor of `count` tokens, or chunks, that is at least SHORT; `count` itself if there is none."""
     return next((t for t in range(SHORT, count) if count % t == 0), count)
 
 
@@ -198,7 +197,7 @@ class Steps:
         return torch.where(large, quotient, series.mul_(self.dt).mul_(self.dt), out=series)
 
     def z_gradient(self, ddt: Tensor) -> Tensor:
-        """The gradient of z, of which dt is the softplus or which it is, written over that of dt."""
+        """The gradient of z from that of dt, written over it: dt = softplus(z), or dt = z."""
         if not self.softplus:
             return ddt
         z = self.z("h", 1.0)  # computed again, since a map less leaves more of the others in the cache
@@ -330,11 +329,11 @@ def fill(state: Tensor, decays: Sequence[Tensor], inputs: Sequence[Tensor]) -> N
 def enter(leaving: Tensor, decay: Tensor, reverse: bool, out: Tensor) -> Tensor:
     """The states (c1, c2, b, d) that enter the chunks, from those that leave them if zero enters, and their decays.
 
-    Chunks of chunks are to them what they are to tokens, until there is one. They are written to out, whose axes c1 and
-    c2 must lie as one.
+    By recursion: chunks are cut into chunks of chunks as tokens are into chunks, until there is one. The states are
+    written to out, whose axes c1 and c2 must lie as one.
     """
     c = leaving.shape[:2].numel()
-    t = length(c)
+    t = chunk_length(c)
     cut_leaving, cut_decay, cut_out = (v.flatten(0, 1).unflatten(0, (-1, 1, t)) for v in (leaving, decay, out))
     inputs, decays, outputs = (v.unbind(2)[:: -1 if reverse else 1] for v in (cut_leaving, cut_decay, cut_out))
     if t == c:
