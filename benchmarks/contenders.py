@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from benchmarks.floors import Size
-from zeromamba.kernels import selective_scan, ss2d
+from zeromamba.kernels import Impl, selective_scan, ss2d
 
 VMAMBA_REPO = "ZEROMAMBA_VMAMBA_REPO"
 HOW_TO_GET = {
@@ -110,7 +110,7 @@ def _project(x: Tensor, x_proj: Tensor, r: int) -> tuple[Tensor, ...]:
     return F.linear(x, x_proj.flatten(0, 1)).unflatten(-1, x_proj.shape[:2]).split([r, n, n], dim=-1)
 
 
-def ours(impl: str) -> Callable[[dict[str, Tensor]], Prepared]:
+def ours(impl: Impl) -> Callable[[dict[str, Tensor]], Prepared]:
     """SS2D as `zeromamba.backbones.ss2d.SS2D` computes it."""
 
     def prepare(tensors: dict[str, Tensor]) -> Prepared:
@@ -167,7 +167,7 @@ def released(scan_module: str) -> Callable[[dict[str, Tensor]], Prepared]:
     return prepare
 
 
-def op_alone(impl: str) -> Callable[[dict[str, Tensor]], Prepared]:
+def op_alone(impl: Impl) -> Callable[[dict[str, Tensor]], Prepared]:
     """Our op, with dt_low, B and C given as views of one map, as x_proj gives them."""
 
     def prepare(tensors: dict[str, Tensor]) -> Prepared:
@@ -203,7 +203,7 @@ def recurrence(run: Callable[..., Tensor]) -> Callable[[dict[str, Tensor]], Prep
     return prepare
 
 
-def _our_recurrence(impl: str) -> Callable[..., Tensor]:
+def _our_recurrence(impl: Impl) -> Callable[..., Tensor]:
     def run(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, bias: Tensor) -> Tensor:
         y = selective_scan(u, delta, A, B, C, D, None, bias, delta_softplus=True, impl=impl)
         assert isinstance(y, Tensor)

@@ -26,6 +26,7 @@ from benchmarks.timing import first_line, median_ms, peak_bytes
 from zeromamba.backbones import ImageNetClassifier, build_backbone
 from zeromamba.backbones.vmamba import RELEASED as RELEASED_WEIGHTS
 from zeromamba.backbones.vmamba import SIZES, SizeName
+from zeromamba.kernels import Impl
 from zeromamba.losses import objective
 from zeromamba.model import ZeroMamba
 
@@ -78,11 +79,11 @@ def _name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def _ours(size: SizeName, impl: str) -> nn.Module:
+def _ours(size: SizeName, impl: Impl) -> nn.Module:
     return ImageNetClassifier(build_backbone(size, impl=impl))
 
 
-def _zeromamba(impl: str) -> nn.Module:
+def _zeromamba(impl: Impl) -> nn.Module:
     return ZeroMamba(build_backbone("small", impl=impl), torch.randn(ATTRIBUTES, WORD))
 
 

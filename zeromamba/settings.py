@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from .backbones import REGISTRY, BackboneName
+from .kernels import Discretization, Impl
 from .messages import option
 from .model import VariantName
 
@@ -65,7 +66,7 @@ class Settings:
     checkpoints/ under its own name; None trains from scratch"""
     components: Components = "full"
     """full: ZeroMamba; without-slp, without-grl, baseline: the compositions of the paper's Table 5"""
-    discretization: Literal["euler", "zoh"] = "euler"
+    discretization: Discretization = "euler"
     """Bbar = dt*B (pretrained VMamba), or exact zero-order hold (2)"""
     drop_path: float | None = None
     """rate of stochastic depth; None takes the backbone's published one"""
@@ -99,7 +100,7 @@ class Settings:
     """cpu, cuda, cuda:1, ...; auto takes a CUDA device where there is one"""
     precision: Literal["float32", "bf16"] = "float32"
     """bf16: autocast of the forward; parameters stay float32"""
-    scan: Literal["auto", "triton", "torch", "reference"] = "auto"
+    scan: Impl = "auto"
     """implementation of the selective scan; only auto chooses"""
     workers: int = min(8, os.cpu_count() or 1)
     """processes that read images: 8, or as many as there are cores"""

@@ -6,6 +6,7 @@ from functools import partial
 from typing import Literal
 
 from ..data.sources import VMAMBA
+from ..kernels import Discretization, Impl
 from ..weights import Released
 from . import local_vim, local_vmamba, timm_vit, vim, vmamba
 from .interface import Backbone, Features, ImageNetClassifier
@@ -121,10 +122,10 @@ REGISTRY: dict[BackboneName, Entry] = {
 def build_backbone(
     name: BackboneName,
     *,
-    discretization: str = "euler",
+    discretization: Discretization = "euler",
     drop_path: float | None = None,
     grad_checkpoint: bool = False,
-    impl: str = "auto",
+    impl: Impl = "auto",
 ) -> Backbone:
     """A new backbone with random weights.
 

@@ -12,6 +12,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..kernels import Discretization, Impl
 from ..weights import Released
 from .interface import Backbone, Features, check_images
 from .layers import PreNorm, drop_path_rates, init_linear, resize_grid, run_block
@@ -39,9 +40,9 @@ class LocalVim(Backbone):
         grid: tuple[int, int] = (14, 14),
         state: int = 16,
         drop_path: float = 0.0,
-        discretization: str = "euler",
+        discretization: Discretization = "euler",
         grad_checkpoint: bool = False,
-        impl: str = "auto",
+        impl: Impl = "auto",
     ) -> None:
         super().__init__()
         self.channels, self.grad_checkpoint = channels, grad_checkpoint
@@ -75,7 +76,9 @@ class LocalVim(Backbone):
 class LocalScans(nn.Module):
     """`out_proj(sum_k gate(silu(z) * scan_k(x)))` with `x, z = in_proj(map)`, one gate for all directions k."""
 
-    def __init__(self, channels: int, directions: Directions, state: int, discretization: str, impl: str) -> None:
+    def __init__(
+        self, channels: int, directions: Directions, state: int, discretization: Discretization, impl: Impl
+    ) -> None:
         super().__init__()
         d = 2 * channels
         self.directions = directions

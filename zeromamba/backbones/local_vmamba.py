@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..kernels import ss2d
+from ..kernels import Discretization, Impl, ss2d
 from ..weights import Released
 from .layers import PreNorm, channels_last, drop_path_rates, init_linear, initial_dt_bias
 from .local_mamba import ChannelGate, Directions, pad_to_windows
@@ -40,9 +40,9 @@ class LocalVMamba(Pyramid):
         *,
         state: int = 16,
         drop_path: float = 0.0,
-        discretization: str = "euler",
+        discretization: Discretization = "euler",
         grad_checkpoint: bool = False,
-        impl: str = "auto",
+        impl: Impl = "auto",
     ) -> None:
         if len(directions) != sum(depths):
             raise ValueError(f"directions: expected those of {sum(depths)} blocks, got {len(directions)}")
@@ -64,7 +64,9 @@ class LocalSS2D(nn.Module):
     One gate serves all directions k, but sees each of them alone, so that every direction is a scan of its own.
     """
 
-    def __init__(self, channels: int, directions: Directions, state: int, discretization: str, impl: str) -> None:
+    def __init__(
+        self, channels: int, directions: Directions, state: int, discretization: Discretization, impl: Impl
+    ) -> None:
         super().__init__()
         d, k, r, n = 2 * channels, len(directions), math.ceil(channels / 16), state
         self.sizes = [r, n, n]  # what x_proj gives to one route and token: low-rank dt, B, C

@@ -5,7 +5,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..kernels import Route, ss2d
+from ..kernels import Discretization, Impl, Route, ss2d
 from .layers import initial_dt_bias
 
 KERNEL = 4  # tokens that the convolution sees: one and the three before it
@@ -21,7 +21,7 @@ class RouteScan(nn.Module):
         discretization, impl: see `zeromamba.kernels.ss2d`.
     """
 
-    def __init__(self, d: int, r: int, n: int, discretization: str, impl: str) -> None:
+    def __init__(self, d: int, r: int, n: int, discretization: Discretization, impl: Impl) -> None:
         super().__init__()
         self.sizes = [r, n, n]  # what x_proj gives to one token: low-rank dt, B, C
         self.discretization, self.impl = discretization, impl

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..kernels import SS2D as ROUTES
-from ..kernels import ss2d
+from ..kernels import Discretization, Impl, ss2d
 from .layers import channels_last, initial_dt_bias
 
 
@@ -28,8 +28,8 @@ class SS2D(nn.Module):
         *,
         ratio: float = 2.0,
         state: int = 1,
-        discretization: str = "euler",
-        impl: str = "auto",
+        discretization: Discretization = "euler",
+        impl: Impl = "auto",
     ) -> None:
         super().__init__()
         d, k, r, n = int(ratio * channels), len(ROUTES), math.ceil(channels / 16), state

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..data.pixels import IMAGENET_MEAN, IMAGENET_STD
 from ..extras import how_to_install
+from ..kernels import Discretization, Impl
 from ..weights import Released
 from .interface import Backbone, Features, check_images
 
@@ -46,7 +47,7 @@ class TimmViT(Backbone):
         return Features(map=patches, pooled=self.model.forward_head(tokens, pre_logits=True))
 
 
-def build(name: str, *, drop_path: float, discretization: str, grad_checkpoint: bool, impl: str) -> TimmViT:
+def build(name: str, *, drop_path: float, discretization: Discretization, grad_checkpoint: bool, impl: Impl) -> TimmViT:
     """A transformer under timm's name for it. `impl` names a scan, which it does not have.
 
     Position embeddings are interpolated, and images padded to whole patches, by timm.

@@ -7,7 +7,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..kernels import Route
+from ..kernels import Discretization, Impl, Route
 from ..weights import Released
 from .interface import Backbone, Features, check_images
 from .layers import PreNorm, drop_path_rates, init_linear, resize_grid, run_block
@@ -39,9 +39,9 @@ class Vim(Backbone):
         grid: tuple[int, int] = (14, 14),
         state: int = 16,
         drop_path: float = 0.0,
-        discretization: str = "euler",
+        discretization: Discretization = "euler",
         grad_checkpoint: bool = False,
-        impl: str = "auto",
+        impl: Impl = "auto",
     ) -> None:
         super().__init__()
         self.channels, self.grid, self.grad_checkpoint = channels, grid, grad_checkpoint
@@ -94,7 +94,7 @@ class Vim(Backbone):
 class Bidirectional(nn.Module):
     """`out_proj(silu(z) * mean over both directions of scan(x))` with `x, z = in_proj(tokens)` ("bimamba v2")."""
 
-    def __init__(self, channels: int, state: int, discretization: str, impl: str) -> None:
+    def __init__(self, channels: int, state: int, discretization: Discretization, impl: Impl) -> None:
         super().__init__()
         d = 2 * channels
         self.in_proj = nn.Linear(channels, 2 * d, bias=False)

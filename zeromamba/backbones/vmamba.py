@@ -8,6 +8,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from ..kernels import SS2D as ROUTES
+from ..kernels import Discretization, Impl
 from ..weights import Released
 from .layers import DropPath, channels_last, drop_path_rates, init_linear
 from .pyramid import Pyramid
@@ -61,9 +62,9 @@ class VMamba(Pyramid):
         ssm_ratio: float = 2.0,
         drop_path: float = 0.0,
         state: int = 1,
-        discretization: str = "euler",
+        discretization: Discretization = "euler",
         grad_checkpoint: bool = False,
-        impl: str = "auto",
+        impl: Impl = "auto",
     ) -> None:
         rates = drop_path_rates(drop_path, sum(depths))
 

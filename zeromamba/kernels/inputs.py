@@ -1,9 +1,12 @@
-"""The tensors that a scan takes, under their names."""
+"""What a scan takes: the tensors under their names, and the choices."""
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
+
+Discretization = Literal["zoh", "euler"]
+Impl = Literal["auto", "triton", "torch", "reference"]
 
 
 class Inputs(NamedTuple):

@@ -9,17 +9,17 @@ import importlib.util
 import os
 from collections.abc import Iterator, Sequence
 from types import ModuleType
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
 
 from . import reference, vectorised
-from .inputs import Inputs
+from .inputs import Discretization, Impl, Inputs
 from .routes import SS2D, Route
 
-DISCRETIZATIONS = ("zoh", "euler")
-IMPLS = ("auto", "triton", "torch", "reference")
+DISCRETIZATIONS: tuple[str, ...] = get_args(Discretization)
+IMPLS: tuple[str, ...] = get_args(Impl)
 
 
 def ss2d(
@@ -33,8 +33,8 @@ def ss2d(
     D: Tensor,
     *,
     routes: Sequence[Route] = SS2D,
-    discretization: str = "zoh",
-    impl: str = "auto",
+    discretization: Discretization = "zoh",
+    impl: Impl = "auto",
 ) -> Tensor:
     """Selective scan of a map along k routes, merged: SS2D of VMamba (Liu et al. 2024, arXiv:2401.10166).
 

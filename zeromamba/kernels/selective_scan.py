@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .inputs import Inputs
+from .inputs import Discretization, Impl, Inputs
 from .op import DTYPES, scan
 from .routes import Route
 
@@ -21,8 +21,8 @@ def selective_scan(
     delta_softplus: bool = False,
     return_last_state: bool = False,
     *,
-    discretization: str = "euler",
-    impl: str = "auto",
+    discretization: Discretization = "euler",
+    impl: Impl = "auto",
 ) -> Tensor | tuple[Tensor, Tensor]:
     """h_t = exp(dt_t A) h_{t-1} + Bbar_t u_t,  out_t = (C_t h_t + D u_t) silu(z_t): Gu and Dao 2023, arXiv:2312.00752.
 
