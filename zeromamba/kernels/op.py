@@ -252,13 +252,18 @@ def check(inputs: Inputs, routes: Sequence[Route], discretization: str) -> None:
                 f"{name}: expected shape ({', '.join(axes)}) = {expected}, got {tuple(given.shape)}; "
                 f"b, h, w, d are x's, k is the number of routes, r is dt_low's, n is A's"
             )
-        if given.dtype not in DTYPES:
-            raise TypeError(f"{name}: expected one of {DTYPES}, got {given.dtype}")
-        if given.device != x.device:
-            raise ValueError(f"{name}: expected device {x.device}, where x is, got {given.device}")
+        check_kind(name, given, "x", x.device)
     empty = [axis for axis, extent in size.items() if extent == 0]
     if empty:
         raise ValueError(f"sizes: expected at least 1 of every axis, got 0 for {', '.join(empty)}")
+
+
+def check_kind(name: str, given: Tensor, first: str, device: torch.device) -> None:
+    """Raise TypeError for a dtype that no scan takes, ValueError for another device than that of the first argument."""
+    if given.dtype not in DTYPES:
+        raise TypeError(f"{name}: expected one of {DTYPES}, got {given.dtype}")
+    if given.device != device:
+        raise ValueError(f"{name}: expected device {device}, where {first} is, got {given.device}")
 
 
 AXES = {

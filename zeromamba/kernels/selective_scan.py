@@ -5,7 +5,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .inputs import Discretization, Impl, Inputs
-from .op import DTYPES, scan
+from .op import check_kind, scan
 from .routes import Route
 
 
@@ -88,10 +88,7 @@ def _check(
     for name, value in given.items():
         if value is None:
             continue
-        if value.dtype not in DTYPES:
-            raise TypeError(f"{name}: expected one of {DTYPES}, got {value.dtype}")
-        if value.device != u.device:
-            raise ValueError(f"{name}: expected device {u.device}, where u is, got {value.device}")
+        check_kind(name, value, "u", u.device)
         if not value.numel():
             raise ValueError(f"{name}: expected at least 1 of every axis, got {tuple(value.shape)}")
     if u.ndim != 3:
