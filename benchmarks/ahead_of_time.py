@@ -33,7 +33,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, make_backend
 from triton.runtime.jit import create_function_from_signature
 
-from zeromamba.kernels import SS2D, Route, triton_ss2d
+from zeromamba.kernels import CROSS_SCAN, Route, triton_ss2d
 from zeromamba.kernels.inputs import Inputs
 from zeromamba.kernels.triton_math import BLOCK_L
 
@@ -116,7 +116,7 @@ def launches(
     discretization: str,
     n: int,
     backward: bool,
-    routes: Sequence[Route] = SS2D,
+    routes: Sequence[Route] = CROSS_SCAN,
     dt_given: bool = False,
     channels: int | None = None,
 ) -> list[Launch]:

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from benchmarks.timing import median_ms
-from zeromamba.kernels import SS2D, ss2d
+from zeromamba.kernels import CROSS_SCAN, ss2d
 from zeromamba.kernels.inputs import Inputs
 
 GATE = 1e-4  # relative difference of norms to the reference above which a time is not reported
@@ -38,7 +38,7 @@ def indexing_loop(inputs: Inputs) -> Tensor:
     """
     x, dt_low, dt_weight, dt_bias, A, B, C, D = inputs
     b, h, w, d = x.shape
-    tokens = [route.tokens(h, w) for route in SS2D]
+    tokens = [route.tokens(h, w) for route in CROSS_SCAN]
 
     def along(maps: Tensor) -> Tensor:  # (b, h, w, k, c) to (b, k, l, c)
         return torch.stack([maps[..., k, :].flatten(1, 2)[:, order] for k, order in enumerate(tokens)], dim=1)
@@ -57,7 +57,7 @@ def indexing_loop(inputs: Inputs) -> Tensor:
 
 def draw(b: int, side: int, d: int, n: int, r: int, seed: int = 0) -> Inputs:
     """Float32 inputs as a network at its start has them: dt from 1e-3 to 0.1, |A| = 1..n."""
-    k = len(SS2D)
+    k = len(CROSS_SCAN)
     generator = torch.Generator().manual_seed(seed)
 
     def normal(*shape: int) -> Tensor:
@@ -94,7 +94,7 @@ def time_paths(sides: Sequence[int], b: int = 2, d: int = 192, n: int = 1, repea
         dy = torch.randn(inputs.x.shape, generator=torch.Generator().manual_seed(1))
         expected = _outputs(PATHS["reference loop"], inputs, dy)
         for path, run in PATHS.items():
-            size = (path, side, b, d, n, len(SS2D))
+            size = (path, side, b, d, n, len(CROSS_SCAN))
             found = expected if path == "reference loop" else _outputs(run, inputs, dy)
             difference = max(float((f - e).norm() / e.norm()) for f, e in zip(found, expected, strict=True))
             if difference > GATE:

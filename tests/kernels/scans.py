@@ -18,13 +18,13 @@ from dataclasses import dataclass
 
 import torch
 
-from zeromamba.kernels import SS2D, Route, reference, vectorised
+from zeromamba.kernels import CROSS_SCAN, Route, reference, vectorised
 from zeromamba.kernels.inputs import Inputs
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 UNIT = {d: torch.finfo(d).eps / 2 for d in (torch.float64, torch.float32, torch.bfloat16, torch.float16)}
 ROUTE_SETS = {
-    "ss2d": SS2D,
+    "ss2d": CROSS_SCAN,
     "rows": (Route(), Route(reverse=True)),
     "columns": (Route(column=True), Route(column=True, reverse=True)),
     "reversed first": (Route(reverse=True), Route()),

@@ -12,7 +12,7 @@ from scans import make
 
 from benchmarks.ahead_of_time import Compiled, line, recorded_launches, specialise
 from benchmarks.host import host_times
-from zeromamba.kernels import SS2D, triton_ss2d
+from zeromamba.kernels import CROSS_SCAN, triton_ss2d
 from zeromamba.kernels.inputs import Inputs
 from zeromamba.kernels.triton_math import DEEP_PRECISE
 
@@ -84,8 +84,8 @@ def compiled_for(b, h, w, dtype):
     """Every kernel that a map (b, h, w) launches, with all that makes Triton compile it anew."""
     inputs = Inputs(*(v.to("meta") for v in make(b, h, w, d=64, dtype=dtype)))
     with recorded_launches() as noted:
-        y, _, kept = triton_ss2d.forward(inputs, SS2D, "euler", True)
-        triton_ss2d.backward(y, kept, inputs, SS2D, "euler", True)
+        y, _, kept = triton_ss2d.forward(inputs, CROSS_SCAN, "euler", True)
+        triton_ss2d.backward(y, kept, inputs, CROSS_SCAN, "euler", True)
     return [str((launch.kernel, specialise(launch, 90))) for launch in noted]
 
 

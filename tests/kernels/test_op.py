@@ -12,7 +12,7 @@ from scans import DEVICE, make, with_gradients
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch.utils.checkpoint import checkpoint
 
-from zeromamba.kernels import SS2D, Route, ss2d, triton_ss2d, vectorised
+from zeromamba.kernels import CROSS_SCAN, Route, ss2d, triton_ss2d, vectorised
 from zeromamba.kernels.op import _backward, _forward, choose, encode, scan
 
 IMPLS = ("torch", "triton")
@@ -57,10 +57,10 @@ def test_no_kernel_is_taken_for_a_card_that_it_was_not_compiled_for(monkeypatch)
 @pytest.mark.parametrize("impl", IMPLS)
 def test_opcheck(impl, h, n):
     inputs = [v.requires_grad_() for v in make(b=1, h=h, w=6, d=3, n=n)]
-    torch.library.opcheck(_forward, (*inputs, encode(SS2D), "zoh", True, impl))
-    y, _, kept = _forward(*inputs, encode(SS2D), "zoh", True, impl)
+    torch.library.opcheck(_forward, (*inputs, encode(CROSS_SCAN), "zoh", True, impl))
+    y, _, kept = _forward(*inputs, encode(CROSS_SCAN), "zoh", True, impl)
     detached = [v.detach() for v in (torch.ones_like(y), kept, *inputs)]
-    torch.library.opcheck(_backward, (*detached, encode(SS2D), "zoh", True, impl))
+    torch.library.opcheck(_backward, (*detached, encode(CROSS_SCAN), "zoh", True, impl))
 
 
 @pytest.mark.parametrize("impl", IMPLS)
@@ -94,7 +94,7 @@ def test_dtypes_may_be_mixed(impl):
     given = small()
     mixed = given._replace(x=given.x.half(), dt_low=given.dt_low.bfloat16(), B=given.B.half(), C=given.C.bfloat16())
     exact = ss2d(*(v.double() for v in mixed), impl="reference")
-    y, last = scan(mixed, SS2D, "zoh", True, impl)
+    y, last = scan(mixed, CROSS_SCAN, "zoh", True, impl)
     assert (y.dtype, last.dtype) == (torch.float16, torch.float32)
     assert (y - exact).norm() <= 1.1 * 2**-11 * exact.norm()  # y's own rounding, and all that was before in float32
 

@@ -19,7 +19,7 @@ from scans import Expected, expect, make, poison, with_dt_given, with_gradients
 
 from benchmarks.ahead_of_time import STAGES
 from benchmarks.host import no_card
-from zeromamba.kernels import SS2D, Route, triton_ss2d
+from zeromamba.kernels import CROSS_SCAN, Route, triton_ss2d
 from zeromamba.kernels.op import scan
 from zeromamba.kernels.tuning import Config
 
@@ -34,7 +34,7 @@ class Case(NamedTuple):
 
     stage: int = 1
     dtype: torch.dtype = torch.bfloat16
-    routes: tuple[Route, ...] = SS2D
+    routes: tuple[Route, ...] = CROSS_SCAN
     discretization: str = "euler"
     n: int = 1
     dt_given: bool = False

@@ -4,7 +4,7 @@ import pytest
 import torch
 from scans import inputs64, make
 
-from zeromamba.kernels import SS2D, Route, reference
+from zeromamba.kernels import CROSS_SCAN, Route, reference
 from zeromamba.kernels.inputs import Inputs
 
 
@@ -63,14 +63,14 @@ def test_zoh_tends_to_dt_where_A_is_zero_and_so_does_its_gradient():
 def test_gradients_of_the_reference_are_right(discretization):
     inputs = inputs64(make(b=1, h=2, w=3, d=2, n=2))
     leaves = [v.requires_grad_() for v in inputs]
-    assert torch.autograd.gradcheck(lambda *v: reference.ss2d(Inputs(*v), SS2D, discretization, True)[0], leaves)
+    assert torch.autograd.gradcheck(lambda *v: reference.ss2d(Inputs(*v), CROSS_SCAN, discretization, True)[0], leaves)
 
 
 def test_routes_read_the_map_and_put_it_back():
     """With A very negative nothing is remembered: every route gives each token its own B C dt x."""
     inputs = inputs64(make(b=1, h=3, w=4, d=2))
     inputs = inputs._replace(A=torch.full_like(inputs.A, -1e6))
-    y, _ = reference.ss2d(inputs, SS2D, "euler", True)
+    y, _ = reference.ss2d(inputs, CROSS_SCAN, "euler", True)
     z = torch.einsum("bhwkr,kdr->bhwkd", inputs.dt_low, inputs.dt_weight) + inputs.dt_bias
     own = torch.nn.functional.softplus(z) * (inputs.B * inputs.C).sum(-1, keepdim=True) + inputs.D
     torch.testing.assert_close(y, (own * inputs.x[:, :, :, None]).sum(3))

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zeromamba.kernels import SS2D, Route
+from zeromamba.kernels import CROSS_SCAN, Route
 
 routes = st.builds(Route, st.booleans(), st.booleans(), st.integers(0, 5))
 sides = st.integers(1, 9)
@@ -26,7 +26,7 @@ def test_reverse_is_the_same_order_from_its_end(route, h, w):
 
 def test_the_four_routes_of_ss2d_on_a_map_of_2_by_3():
     """k = 0 row-major, 1 column-major, 2 and 3 those reversed."""
-    orders = [route.tokens(2, 3).tolist() for route in SS2D]
+    orders = [route.tokens(2, 3).tolist() for route in CROSS_SCAN]
     assert orders == [[0, 1, 2, 3, 4, 5], [0, 3, 1, 4, 2, 5], [5, 4, 3, 2, 1, 0], [5, 2, 4, 1, 3, 0]]
 
 

@@ -22,7 +22,7 @@ from scans import (
 )
 
 from benchmarks.ahead_of_time import recorded_launches
-from zeromamba.kernels import SS2D, Route, ss2d, triton_ss2d, vectorised
+from zeromamba.kernels import CROSS_SCAN, Route, ss2d, triton_ss2d, vectorised
 from zeromamba.kernels.inputs import Inputs
 from zeromamba.kernels.op import scan
 from zeromamba.kernels.tuning import Config
@@ -65,13 +65,13 @@ def test_every_number_of_states(n, discretization, impl):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("discretization", DISCRETIZATIONS)
 def test_every_dtype(dtype, discretization, impl):
-    compare(make(h=5, w=4, n=2, dtype=dtype), SS2D, discretization, impl)
+    compare(make(h=5, w=4, n=2, dtype=dtype), CROSS_SCAN, discretization, impl)
 
 
 @pytest.mark.parametrize("impl", IMPLS)
 @pytest.mark.parametrize(("h", "w"), [(1, 1), (1, 17), (33, 1), (4, 4), (7, 5)])
 def test_odd_and_tiny_maps(h, w, impl):
-    compare(make(b=1, h=h, w=w, d=3), SS2D, "zoh", impl)
+    compare(make(b=1, h=h, w=w, d=3), CROSS_SCAN, "zoh", impl)
 
 
 @pytest.mark.parametrize("impl", IMPLS)
@@ -178,9 +178,9 @@ def test_what_ran_in_inference_mode_can_train_after(monkeypatch):
 def test_the_vectorised_scan_in_float64_is_right_to_float64_s_rounding(discretization):
     inputs = inputs64(make(b=2, h=5, w=7, n=3))
     dy = torch.randn_like(inputs.x)
-    exact = with_gradients(reference_scan(SS2D, discretization, torch.float64), inputs, dy)
+    exact = with_gradients(reference_scan(CROSS_SCAN, discretization, torch.float64), inputs, dy)
     single = with_gradients(
-        reference_scan(SS2D, discretization, torch.float32), Inputs(*(v.float() for v in inputs)), dy
+        reference_scan(CROSS_SCAN, discretization, torch.float32), Inputs(*(v.float() for v in inputs)), dy
     )
     got = with_gradients(lambda i: ss2d(*i, discretization=discretization, impl="torch"), inputs, dy)
     finer = UNIT[torch.float64] / UNIT[torch.float32]  # the same errors, of smaller roundings
@@ -218,7 +218,7 @@ def test_segments_of_several_chunks(config, n, discretization, monkeypatch):
     """What many images of many tokens are cut into, on one that is small; and blocks that tuning may choose."""
     monkeypatch.setattr(triton_ss2d, "config_for", lambda device: config)
     inputs = make(b=1, h=5, w=15, d=36, n=n)  # 5 chunks: one segment, or one of 3 and one of 2
-    compare(inputs, SS2D, discretization, "triton")
+    compare(inputs, CROSS_SCAN, discretization, "triton")
 
 
 @pytest.mark.parametrize("routes", ROUTE_SETS)
@@ -282,7 +282,7 @@ def test_channels_are_read_by_twos_only_where_every_image_begins_on_an_even_elem
     inputs = Inputs(*(v.to("meta") for v in make(b=2, h=4, w=4, d=4, r=3)))
     odd = torch.empty_strided((2, 4, 4, 4), (65, 16, 4, 1), device="meta")
     with recorded_launches():
-        s = triton_ss2d.prepare(inputs, SS2D, "euler", True)
+        s = triton_ss2d.prepare(inputs, CROSS_SCAN, "euler", True)
         assert s.even(s.x)
         assert not s.even(s.x, odd.flatten(1, 2))
 
@@ -305,16 +305,16 @@ def test_exact_zero_order_hold_of_steps_of_either_sign(dtype, impl):
 def test_every_cut_at_a_real_size(programs, n, monkeypatch):
     """One segment, a few and many, compiled, where blocks of channels are full."""
     monkeypatch.setattr(triton_ss2d, "config_for", lambda device: Config(programs=programs))
-    compare(make(b=2, h=28, w=28, d=192, n=n, r=6, dtype=torch.bfloat16), SS2D, "euler", "triton")
+    compare(make(b=2, h=28, w=28, d=192, n=n, r=6, dtype=torch.bfloat16), CROSS_SCAN, "euler", "triton")
 
 
 @pytest.mark.gpu
 @pytest.mark.parametrize(
     ("routes", "discretization", "dtype", "d"),
     [
-        (SS2D, "zoh", torch.bfloat16, 192),
+        (CROSS_SCAN, "zoh", torch.bfloat16, 192),
         ((Route(window=7), Route(window=7, reverse=True)), "euler", torch.bfloat16, 192),
-        (SS2D, "euler", torch.float16, 192),
+        (CROSS_SCAN, "euler", torch.float16, 192),
         (ROUTE_SETS["rows"], "euler", torch.bfloat16, 96),  # VMamba-T's first stage, whose last block is half empty
     ],
 )

@@ -6,8 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..kernels import SS2D as ROUTES
-from ..kernels import Discretization, Impl, ss2d
+from ..kernels import CROSS_SCAN, Discretization, Impl, ss2d
 from .layers import channels_last, initial_dt_bias
 
 
@@ -32,7 +31,7 @@ class SS2D(nn.Module):
         impl: Impl = "auto",
     ) -> None:
         super().__init__()
-        d, k, r, n = int(ratio * channels), len(ROUTES), math.ceil(channels / 16), state
+        d, k, r, n = int(ratio * channels), len(CROSS_SCAN), math.ceil(channels / 16), state
         self.sizes = [r, n, n]  # what x_proj gives to one route and token: low-rank dt, B, C
         self.discretization, self.impl = discretization, impl
         self.in_proj = nn.Linear(channels, d, bias=False)

@@ -7,8 +7,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from ..kernels import SS2D as ROUTES
-from ..kernels import Discretization, Impl
+from ..kernels import CROSS_SCAN, Discretization, Impl
 from ..weights import Released
 from .layers import DropPath, channels_last, drop_path_rates, init_linear
 from .pyramid import Pyramid
@@ -164,9 +163,9 @@ def released_layout(name: str, tensor: Tensor) -> Tensor:
         tensor = tensor.flatten(1)
     if tensor.ndim + 1 != PER_ROUTE.get(name.rpartition(".")[2]):
         return tensor
-    if len(tensor) % len(ROUTES):
-        raise ValueError(f"expected {len(ROUTES)} routes, got shape {tuple(tensor.shape)}")
-    return tensor.unflatten(0, (len(ROUTES), -1))
+    if len(tensor) % len(CROSS_SCAN):
+        raise ValueError(f"expected {len(CROSS_SCAN)} routes, got shape {tuple(tensor.shape)}")
+    return tensor.unflatten(0, (len(CROSS_SCAN), -1))
 
 
 RELEASED = Released("VMamba v2", KEYS, under="model", layout=released_layout)

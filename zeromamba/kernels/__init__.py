@@ -5,7 +5,7 @@ Imports nothing else of the package, and can be lifted out and used alone.
 
 from .inputs import Discretization, Impl
 from .op import ss2d
-from .routes import SS2D, Route
+from .routes import CROSS_SCAN, Route
 from .selective_scan import selective_scan
 
-__all__ = ["SS2D", "Discretization", "Impl", "Route", "selective_scan", "ss2d"]
+__all__ = ["CROSS_SCAN", "Discretization", "Impl", "Route", "selective_scan", "ss2d"]

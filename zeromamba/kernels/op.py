@@ -16,7 +16,7 @@ from torch import Tensor
 
 from . import reference, vectorised
 from .inputs import Discretization, Impl, Inputs
-from .routes import SS2D, Route
+from .routes import CROSS_SCAN, Route
 
 DISCRETIZATIONS: tuple[str, ...] = get_args(Discretization)
 IMPLS: tuple[str, ...] = get_args(Impl)
@@ -32,7 +32,7 @@ def ss2d(
     C: Tensor,
     D: Tensor,
     *,
-    routes: Sequence[Route] = SS2D,
+    routes: Sequence[Route] = CROSS_SCAN,
     discretization: Discretization = "zoh",
     impl: Impl = "auto",
 ) -> Tensor:

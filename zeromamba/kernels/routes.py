@@ -44,5 +44,5 @@ class Route:
         return torch.empty_like(tokens).scatter_(0, tokens, torch.arange(h * w, device=device))
 
 
-#: VMamba's four routes, k = 0..3 in the order of its weights.
-SS2D = (Route(), Route(column=True), Route(reverse=True), Route(column=True, reverse=True))
+#: The four routes of SS2D, which VMamba calls its cross-scan: k = 0..3 in the order of its weights.
+CROSS_SCAN = (Route(), Route(column=True), Route(reverse=True), Route(column=True, reverse=True))

@@ -112,7 +112,7 @@ def seconds_of_vmamba(choice: Config) -> float:
 
     from . import triton_ss2d
     from .inputs import Inputs
-    from .routes import SS2D
+    from .routes import CROSS_SCAN
 
     total = 0.0
     for side, d, r in ((112, 192, 6), (56, 384, 12), (28, 768, 24), (14, 1536, 48)):
@@ -131,8 +131,8 @@ def seconds_of_vmamba(choice: Config) -> float:
         dy = maps(d)
 
         def run(inputs: Inputs = inputs, dy: torch.Tensor = dy) -> None:
-            _, _, kept = triton_ss2d.forward(inputs, SS2D, "euler", True, choice)
-            triton_ss2d.backward(dy, kept, inputs, SS2D, "euler", True, choice)
+            _, _, kept = triton_ss2d.forward(inputs, CROSS_SCAN, "euler", True, choice)
+            triton_ss2d.backward(dy, kept, inputs, CROSS_SCAN, "euler", True, choice)
 
         total += do_bench(run, return_mode="median") / 1e3
     return total
