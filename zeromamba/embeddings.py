@@ -253,7 +253,7 @@ def write(path: Path, names: Sequence[str], array: np.ndarray) -> None:
 
 def main(argv: list[str] | None = None) -> None:
     with ends_in_a_line():
-        command = tyro.cli(CommandLine, args=expand_home(argv))
+        command = tyro.cli(CommandLine, args=expand_home(argv), prog="python -m zeromamba.embeddings")
         names, usual = names_of(command)
         out = command.out or usual
         if out.suffix not in (".pkl", ".npy", ".csv"):

@@ -207,7 +207,7 @@ def tell(command: CommandLine, classes: Classes, named: Iterable[tuple[Path, Pre
 
 def main(argv: list[str] | None = None) -> None:
     with ends_in_a_line():
-        command = tyro.cli(CommandLine, args=expand_home(argv))
+        command = tyro.cli(CommandLine, args=expand_home(argv), prog="python -m zeromamba.predict")
         device = pick_device(command.device)
         checkpoint = load_checkpoint(command.checkpoint)
         classes = candidates(command, checkpoint)

@@ -114,7 +114,7 @@ def fetch_all(sources: list[Source], command: CommandLine) -> bool:
 
 def main(argv: list[str] | None = None) -> None:
     with ends_in_a_line(interrupted="interrupted: the same command goes on where it broke off"):
-        command = tyro.cli(CommandLine, args=expand_home(argv))
+        command = tyro.cli(CommandLine, args=expand_home(argv), prog="python -m zeromamba.data.get")
         incomplete = report(command)
         if command.download and fetch_all(incomplete, command):
             print()

@@ -93,7 +93,7 @@ def write(experiment: Experiment, cells: list[Cell], command: CommandLine, folde
 
 def main(argv: list[str] | None = None) -> None:
     with ends_in_a_line():  # whatever would stop a run is found before the first one
-        command = tyro.cli(CommandLine, args=expand_home(argv))
+        command = tyro.cli(CommandLine, args=expand_home(argv), prog="python -m zeromamba.experiments")
         experiment = EXPERIMENTS[command.name]
         out = command.out or Path("runs", "reduced" if command.reduced else "experiments")
         folder = out / command.name

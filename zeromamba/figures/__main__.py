@@ -20,7 +20,9 @@ def main(argv: list[str] | None = None) -> None:
         from .tsne import TSNE
 
         figures: dict[str, Callable[..., Command]] = {"attention": Attention, "tsne": TSNE, "erf": ERF, "gamma": Gamma}
-        command = tyro.extras.subcommand_cli_from_dict(figures, args=expand_home(argv), description=__package__)
+        command = tyro.extras.subcommand_cli_from_dict(
+            figures, args=expand_home(argv), prog="python -m zeromamba.figures", description=__package__
+        )
         run = load_run(command)
         prepare(command.file)
         save(command.draw(run), command.file)
