@@ -21,7 +21,10 @@ def main(argv: list[str] | None = None) -> None:
 
         figures: dict[str, Callable[..., Command]] = {"attention": Attention, "tsne": TSNE, "erf": ERF, "gamma": Gamma}
         command = tyro.extras.subcommand_cli_from_dict(
-            figures, args=expand_home(argv), prog="python -m zeromamba.figures", description=__package__
+            figures,
+            args=expand_home(argv),
+            prog="python -m zeromamba.figures",
+            description="Draw the paper's figures of a run of your own.",
         )
         run = load_run(command)
         prepare(command.file)
