@@ -18,7 +18,7 @@ from zeromamba import report
 from zeromamba.build import build_model, load_data_sets, missing_weights, restore_model
 from zeromamba.checkpoint import RELEASED_SUFFIX, Checkpoint, adopt_released, check_adoptable, load_checkpoint
 from zeromamba.data import ZSLData
-from zeromamba.entry import ends_in_a_line, expand_home
+from zeromamba.entry import errors_in_one_line, expand_home
 from zeromamba.files import write_json, write_text
 from zeromamba.measuring import evaluate_split, pick_device
 from zeromamba.messages import option
@@ -144,7 +144,7 @@ def evaluate(
 
 
 def main(argv: list[str] | None = None) -> None:
-    with ends_in_a_line():  # whatever the user gave is checked before anything is computed
+    with errors_in_one_line():  # whatever the user gave is checked before anything is computed
         command, checkpoint = parse(argv)
         settings = command.settings()
         device = pick_device(settings.device)
@@ -155,7 +155,7 @@ def main(argv: list[str] | None = None) -> None:
         else:
             settings, data, folder = prepare_training(command, settings, device)
     goes_on = "" if command.eval else f"python train.py --resume {shlex.quote(str(folder))} goes on"
-    with ends_in_a_line(
+    with errors_in_one_line(
         f"; {goes_on}" if goes_on else "",
         interrupted=f"interrupted: {goes_on}" if goes_on else "interrupted",
         memory="A smaller --batch-size needs less memory, and so does --grad-checkpoint",

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch._utils import ExceptionWrapper
 
-from zeromamba.entry import ends_in_a_line
+from zeromamba.entry import errors_in_one_line
 from zeromamba.files import atomic_write
 
 
@@ -19,14 +19,14 @@ def test_of_an_error_in_a_process_that_reads_images_the_message_alone_is_told():
         wrapped = ExceptionWrapper(where="in DataLoader worker process 0")  # what PyTorch passes on
     with (
         pytest.raises(SystemExit, match=r"^error: a\.png: cannot be read as an image \(truncated\)$"),
-        ends_in_a_line(),
+        errors_in_one_line(),
     ):
         wrapped.reraise()
 
 
 def test_too_little_memory_of_the_machine_is_told_with_what_needs_less():
     with pytest.raises(SystemExit, match=r"(?s)^error: .*can't allocate memory.*\ntake less$"):  # noqa: SIM117
-        with ends_in_a_line(memory="take less"):
+        with errors_in_one_line(memory="take less"):
             torch.empty(1 << 50)
 
 
@@ -35,18 +35,18 @@ def test_a_full_disk_names_the_file(tmp_path):
         raise OSError(errno.ENOSPC, "No space left on device")  # as a file's `write` says it
 
     with pytest.raises(SystemExit, match=rf"^error: .*No space left on device: '{tmp_path}/state\.pt'; goes on$"):  # noqa: SIM117
-        with ends_in_a_line("; goes on"):
+        with errors_in_one_line("; goes on"):
             atomic_write(tmp_path / "state.pt", full)
 
 
 def test_a_mistake_in_the_program_keeps_its_traceback():
-    with pytest.raises(RuntimeError, match="shapes"), ends_in_a_line():
+    with pytest.raises(RuntimeError, match="shapes"), errors_in_one_line():
         raise RuntimeError("shapes do not fit")
 
 
 def test_a_name_that_the_terminal_cannot_write_is_escaped(monkeypatch):
     written = io.BytesIO()
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding="utf-8", write_through=True))
-    with ends_in_a_line():
+    with errors_in_one_line():
         print("caf\udce9.webp")
     assert written.getvalue() == b"caf\\udce9.webp\n"

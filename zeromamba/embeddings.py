@@ -25,7 +25,7 @@ from .data.benchmarks import BENCHMARKS, listed_attribute_names
 from .data.imagenet import CLASS_VECTORS, FOLDER, read_class_names
 from .data.sources import where_to_get
 from .data.tables import read_table
-from .entry import ends_in_a_line, expand_home
+from .entry import errors_in_one_line, expand_home
 from .extras import how_to_install
 from .files import atomic_write, require_writable
 from .messages import listing
@@ -252,7 +252,7 @@ def write(path: Path, names: Sequence[str], array: np.ndarray) -> None:
 
 
 def main(argv: list[str] | None = None) -> None:
-    with ends_in_a_line():
+    with errors_in_one_line():
         command = tyro.cli(CommandLine, args=expand_home(argv), prog="python -m zeromamba.embeddings")
         names, usual = names_of(command)
         out = command.out or usual

@@ -19,7 +19,7 @@ def expand_home(argv: list[str] | None) -> list[str]:
 
 
 @contextmanager
-def ends_in_a_line(
+def errors_in_one_line(
     after: str = "", *, interrupted: str = "interrupted", memory: str = "--device cpu takes the machine's own memory"
 ) -> Iterator[None]:
     """Turn what the user, the input, the disk or the training can cause into one line and exit status 1.

@@ -22,7 +22,7 @@ from .data import ImageDataset, ImageFiles, normalise
 from .data.folder import SUFFIXES, is_image
 from .data.prototypes import require_distinct, unit_prototypes
 from .data.tables import read_table
-from .entry import ends_in_a_line, expand_home
+from .entry import errors_in_one_line, expand_home
 from .files import require_writable, write_json
 from .measuring import autocast, pick_device
 from .messages import near_matches, with_near_matches
@@ -206,7 +206,7 @@ def tell(command: CommandLine, classes: Classes, named: Iterable[tuple[Path, Pre
 
 
 def main(argv: list[str] | None = None) -> None:
-    with ends_in_a_line():
+    with errors_in_one_line():
         command = tyro.cli(CommandLine, args=expand_home(argv), prog="python -m zeromamba.predict")
         device = pick_device(command.device)
         checkpoint = load_checkpoint(command.checkpoint)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import tyro
 
-from ..entry import ends_in_a_line, expand_home
+from ..entry import errors_in_one_line, expand_home
 from .download import DownloadError, check, download, unpack
 from .sources import SOURCES, Name, Part, Source
 from .word_vectors import read_pickled_array, word_vectors
@@ -113,7 +113,7 @@ def fetch_all(sources: list[Source], command: CommandLine) -> bool:
 
 
 def main(argv: list[str] | None = None) -> None:
-    with ends_in_a_line(interrupted="interrupted: the same command goes on where it broke off"):
+    with errors_in_one_line(interrupted="interrupted: the same command goes on where it broke off"):
         command = tyro.cli(CommandLine, args=expand_home(argv), prog="python -m zeromamba.data.get")
         incomplete = report(command)
         if command.download and fetch_all(incomplete, command):

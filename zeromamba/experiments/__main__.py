@@ -12,7 +12,7 @@ import torch
 import tyro
 
 from ..build import load_data_sets
-from ..entry import ends_in_a_line, expand_home
+from ..entry import errors_in_one_line, expand_home
 from ..figures import require_packages
 from ..measuring import pick_device
 from ..model import VariantName
@@ -92,7 +92,7 @@ def write(experiment: Experiment, cells: list[Cell], command: CommandLine, folde
 
 
 def main(argv: list[str] | None = None) -> None:
-    with ends_in_a_line():  # whatever would stop a run is found before the first one
+    with errors_in_one_line():  # whatever would stop a run is found before the first one
         command = tyro.cli(CommandLine, args=expand_home(argv), prog="python -m zeromamba.experiments")
         experiment = EXPERIMENTS[command.name]
         out = command.out or Path("runs", "reduced" if command.reduced else "experiments")
@@ -104,7 +104,7 @@ def main(argv: list[str] | None = None) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         open_all(cells, device)
     goes_on = "started again, it goes on"
-    with ends_in_a_line(
+    with errors_in_one_line(
         f"; {goes_on}", interrupted=f"interrupted: {goes_on}", memory="--grad-checkpoint needs less memory"
     ):
         for _ in run_all(cells, device):

@@ -4,13 +4,13 @@ from collections.abc import Callable
 
 import tyro
 
-from ..entry import ends_in_a_line, expand_home
+from ..entry import errors_in_one_line, expand_home
 from . import require_packages
 
 
 def main(argv: list[str] | None = None) -> None:
     """Draw one figure; what is wrong with the input ends in a message before anything is computed."""
-    with ends_in_a_line():
+    with errors_in_one_line():
         require_packages()
         from .attention import Attention
         from .erf import ERF
