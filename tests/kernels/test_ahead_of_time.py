@@ -36,9 +36,9 @@ class Budget(NamedTuple):
 
 
 BUDGETS = {
-    "segment_states": Budget(176, 4096, 35, 48, 48),
-    "segment_outputs": Budget(255, 4096, 35, 49, 49),
-    "segment_gradients": Budget(255, 4096, 82, 107, 128),
+    "segment_states": Budget(168, 4096, 33, 45, 45),
+    "segment_outputs": Budget(255, 4096, 35, 48, 48),
+    "segment_gradients": Budget(255, 4096, 79, 103, 126),
     "carry_states": Budget(48, 0, 140, 140, 140),
     "fill_order": Budget(64, 0, 90, 90, 90),  # a token
     "fill_weight": Budget(64, 0, 50, 50, 50),  # a number of the tiles

@@ -103,13 +103,26 @@ def test_what_is_compiled_computes_the_scan(case, agreements):
 
 
 def odd_maps_are_read_as_they_lie():
-    """Where images begin on odd elements, two channels cannot be read at once; nor where their number is odd."""
-    for d in (64, 33):
-        inputs = make(b=2, h=3, w=6, d=d, r=3, k=1)
-        odd = inputs.x.new_empty(2 * (18 * d + 1)).as_strided(inputs.x.shape, (18 * d + 1, 6 * d, d, 1))
-        expected = expect(inputs, ROWS[:1], "euler", inputs.x.double(), rounded=True)
+    """Where images or routes begin on odd elements, two numbers cannot be read at once; nor where d is odd."""
+
+    def images_apart(v):
+        size = v[0].numel() + 1
+        return v.new_empty(len(v) * size).as_strided(v.shape, (size, *v[0].contiguous().stride())).copy_(v)
+
+    def routes_apart(v):
+        return torch.nn.functional.pad(v, (0, 1))[..., :-1]
+
+    for d, name, lay in (
+        (64, "x", images_apart),
+        (33, "x", images_apart),
+        (64, "dt_low", images_apart),
+        (64, "dt_low", routes_apart),
+    ):
+        inputs = make(b=2, h=3, w=6, d=d, r=2, k=2)
+        expected = expect(inputs, ROWS, "euler", inputs.x.double(), rounded=True)
+        inputs = inputs._replace(**{name: lay(getattr(inputs, name))})
         with no_card(Card()):
-            got, _ = scan(inputs._replace(x=odd.copy_(inputs.x)), ROWS[:1], "euler", True, "triton")
+            got, _ = scan(inputs, ROWS, "euler", True, "triton")
         Expected({"y": expected.results["y"]}, expected.budgets).check({"y": got})
 
 

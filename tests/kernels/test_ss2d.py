@@ -277,14 +277,17 @@ def test_maps_that_reach_over_2_to_the_31_have_offsets_of_64_bits():
         assert not prepared(inputs.x).wide
 
 
-def test_channels_are_read_by_twos_only_where_every_image_begins_on_an_even_element():
+@pytest.mark.parametrize(
+    ("r", "stride_b", "twos"), [(2, 64, (True, True)), (2, 65, (False, True)), (3, 64, (True, False))]
+)
+def test_numbers_are_read_by_twos_only_where_every_part_begins_on_an_even_element(r, stride_b, twos):
     """A card cannot read what is not aligned; Triton's interpreter can."""
-    inputs = Inputs(*(v.to("meta") for v in make(b=2, h=4, w=4, d=4, r=3)))
-    odd = torch.empty_strided((2, 4, 4, 4), (65, 16, 4, 1), device="meta")
-    with recorded_launches():
-        s = triton_ss2d.prepare(inputs, CROSS_SCAN, "euler", True)
-        assert s.even(s.x)
-        assert not s.even(s.x, odd.flatten(1, 2))
+    inputs = Inputs(*(v.to("meta") for v in make(b=2, h=4, w=4, d=4, r=r)))
+    x = torch.empty_strided((2, 4, 4, 4), (stride_b, 16, 4, 1), device="meta")
+    with recorded_launches() as launches:
+        triton_ss2d.forward(inputs._replace(x=x), CROSS_SCAN, "euler", True)
+    found = {(a["EVEN"], a["EVEN_Z"]) for a in (launch.arguments for launch in launches) if "EVEN" in a}
+    assert found == {twos}
 
 
 @pytest.mark.parametrize("impl", IMPLS)

@@ -14,7 +14,7 @@ from .triton_math import (
     load_dts,
     load_rows,
     load_scalars,
-    of_image,
+    part_of,
     softplus_slope,
     widened,
 )
@@ -49,8 +49,8 @@ def segment_gradients(
     n_states: tl.constexpr, n_routes: tl.constexpr, chunks, segments, segment_chunks, k,
     STEP: tl.constexpr, ACCUMULATE: tl.constexpr, LAST: tl.constexpr,
     ZOH: tl.constexpr, RANK: tl.constexpr, SOFTPLUS: tl.constexpr, PRECISE: tl.constexpr,
-    WIDE: tl.constexpr, FULL: tl.constexpr, EVEN: tl.constexpr, BLOCK_L: tl.constexpr, BLOCK_D: tl.constexpr,
-    PART: tl.constexpr,
+    WIDE: tl.constexpr, FULL: tl.constexpr, EVEN: tl.constexpr, EVEN_Z: tl.constexpr,
+    BLOCK_L: tl.constexpr, BLOCK_D: tl.constexpr, PART: tl.constexpr,
 ):  # fmt: skip
     """Gradients over one segment of route k, cut as the adjoint meets it; one program per (channels, segment, image).
 
@@ -82,9 +82,9 @@ def segment_gradients(
     b = (pid // segments).to(tl.int64)
     k = k.to(tl.int64)
     at_segment = (b * segments + segment) * n_routes + k
-    dy_ptr = of_image(dy_ptr, b * l, d, EVEN)
-    x_ptr = of_image(x_ptr, b, x_stride_b, EVEN)
-    z_ptr = of_image(z_ptr, b, z_stride_b, EVEN and RANK == 0) + k * z_stride_k
+    dy_ptr = part_of(dy_ptr, b * l, d, EVEN)
+    x_ptr = part_of(x_ptr, b, x_stride_b, EVEN)
+    z_ptr = part_of(part_of(z_ptr, b, z_stride_b, EVEN_Z), k, z_stride_k, EVEN_Z)
     b_ptr += b * b_stride_b + k * b_stride_k
     c_ptr += b * c_stride_b + k * c_stride_k
     a_ptr += k * d * n_states
@@ -159,7 +159,7 @@ def segment_gradients(
                 tl.store(da_ptr + n * d + offs_d, da, mask=mask_d)
                 tl.store(g_ptrs + n * d, g, mask=mask_d)
             for i in tl.static_range(PART):
-                mask = channels_if(start + (part * PART + i) * STEP < l, offs_d, d, FULL)
+                mask = channels_if((part * PART + i) * STEP < l - start, offs_d, d, FULL)
                 step = steps[i]
                 dz = ddts[i]
                 if SOFTPLUS:

@@ -160,9 +160,9 @@ def widened(index, WIDE: tl.constexpr):
 
 
 @triton.jit
-def of_image(ptr, b, stride_b, EVEN: tl.constexpr):
-    """Where the map of image b begins: if EVEN so many elements on that a thread may read two channels at once."""
-    offset = b * stride_b
+def part_of(ptr, i, stride, EVEN: tl.constexpr):
+    """Where image, or route, i of a map begins: if EVEN so many elements on that a thread may read two at once."""
+    offset = i * stride
     if EVEN:
         offset = tl.multiple_of(offset, 2)
     return ptr + offset
@@ -297,9 +297,14 @@ def load_dts(
     of the weight. The biases (routes, d) are read when they are added, and again for each chunk, rather than held.
     """
     if RANK:
-        offs_l = first + STEP * tl.arange(0, L)
-        token = widened(offs_l if order_ptr is None else tl.load(order_ptr + offs_l), WIDE)
-        z_ptrs = z_ptr + token[:, None] * z_stride_l
+        # in the order of memory, whichever way the route goes: then all rows lie constants from the first
+        lowest = first if STEP > 0 else first - (L - 1)
+        offs_l = tl.arange(0, L)
+        if order_ptr is None:
+            z_ptr += lowest.to(tl.int64) * z_stride_l
+            at = widened(offs_l, WIDE)[:, None] * z_stride_l
+        else:
+            at = widened(tl.load(order_ptr + lowest + offs_l), WIDE)[:, None] * z_stride_l
         width = tl.cdiv(d, WIDTH) * WIDTH
         w_ptr += k * ((1 if PRECISE else 2) * RANK * width)
         z = tl.zeros((L, D), tl.float32)
@@ -308,8 +313,8 @@ def load_dts(
         UNROLLED: tl.constexpr = 1 if PRECISE else RANK // DEEP
         for r in tl.range(0, RANK, DEEP, num_stages=1, loop_unroll_factor=UNROLLED):
             offs_r = widened(r + tl.arange(0, DEEP), WIDE)
-            mask = (offs_l < l)[:, None] & (offs_r < rank)[None, :]
-            low = tl.load(z_ptrs + offs_r[None, :] * z_stride_c, mask=mask, other=0.0)  # (L, DEEP)
+            mask = (lowest + offs_l < l)[:, None] & (offs_r < rank)[None, :]
+            low = tl.load(z_ptr + (at + offs_r[None, :] * z_stride_c), mask=mask, other=0.0)  # (L, DEEP)
             w_ptrs = w_ptr + offs_r[:, None] * width + offs_d[None, :]  # (DEEP, D)
             if PRECISE:
                 z = tl.dot(low.to(tl.float32), tl.load(w_ptrs), z, input_precision="tf32x3")
@@ -319,7 +324,7 @@ def load_dts(
             else:
                 z = tl.dot(low, tl.load(w_ptrs + RANK * width), z)
                 z = tl.dot(low, tl.load(w_ptrs), z)
-        zs = rows(z, L, D)
+        zs = in_time(rows(z, L, D), STEP < 0, L)
     else:
         z_ptrs = z_ptr + origin * z_stride_l + offs_d * z_stride_c
         zs = load_rows(z_ptrs, z_stride_l, steps, first, l, offs_d, d, STEP, FULL, L)

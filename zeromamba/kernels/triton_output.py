@@ -12,7 +12,7 @@ from .triton_math import (
     load_dts,
     load_rows,
     load_scalars,
-    of_image,
+    part_of,
     widened,
 )
 
@@ -42,7 +42,8 @@ def segment_outputs(
     n_states: tl.constexpr, n_routes: tl.constexpr, chunks, segments, segment_chunks, k_first, k_second,
     FIRST_REVERSED: tl.constexpr, ROUTES: tl.constexpr,
     ACCUMULATE: tl.constexpr, ZOH: tl.constexpr, RANK: tl.constexpr, SOFTPLUS: tl.constexpr, PRECISE: tl.constexpr,
-    WIDE: tl.constexpr, FULL: tl.constexpr, EVEN: tl.constexpr, BLOCK_L: tl.constexpr, BLOCK_D: tl.constexpr,
+    WIDE: tl.constexpr, FULL: tl.constexpr, EVEN: tl.constexpr, EVEN_Z: tl.constexpr,
+    BLOCK_L: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
     """y of one segment of an order; one program per (channels, segment, image), for the route and its reverse.
 
@@ -66,7 +67,7 @@ def segment_outputs(
         chunk = chunks - 1 - (first + i) if FIRST_REVERSED else first + i
         start = chunk * BLOCK_L
         origin, steps = chunk_tokens(order_ptr, start, 0, 1, WIDE, BLOCK_L)
-        x_ptrs = of_image(x_ptr, b, x_stride_b, EVEN) + origin * x_stride_l + offs_d
+        x_ptrs = part_of(x_ptr, b, x_stride_b, EVEN) + origin * x_stride_l + offs_d
         xs = load_rows(x_ptrs, x_stride_l, steps, start, l, offs_d, d, 1, FULL, BLOCK_L)
         skip = tl.load(d_ptr + k_first * d + offs_d, mask=mask_d, other=0.0)
         if ROUTES == 2:
@@ -78,7 +79,7 @@ def segment_outputs(
         for route in tl.static_range(ROUTES):
             k = (k_second if route == 1 else k_first).to(tl.int64)
             at_chunk = (b * n_routes + k) * chunks + chunk
-            z_start = of_image(z_ptr, b, z_stride_b, EVEN and RANK == 0) + k * z_stride_k
+            z_start = part_of(part_of(z_ptr, b, z_stride_b, EVEN_Z), k, z_stride_k, EVEN_Z)
             dts = load_dts(
                 z_start, w_ptr, k, bias_ptr, order_ptr, start,
                 origin, steps, l, d, rank, offs_d, z_stride_l, z_stride_c, 1, WIDE, RANK, SOFTPLUS, PRECISE, FULL,
@@ -112,7 +113,7 @@ def segment_outputs(
         origin, steps = chunk_tokens(order_ptr, start, 0, 1, WIDE, BLOCK_L)
         at = b * l * d + origin * d + offs_d
         for t in tl.static_range(BLOCK_L):
-            mask = channels_if(start + t < l, offs_d, d, FULL)
+            mask = channels_if(t < l - start, offs_d, d, FULL)
             y = ys[t]
             if ACCUMULATE:
                 y += tl.load(y_ptr + at + steps[t] * d, mask=mask, other=0.0)

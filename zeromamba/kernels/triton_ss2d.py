@@ -112,6 +112,11 @@ def extent(v: Tensor) -> int:
     return sum(map(operator.mul, v.shape[1:], v.stride()[1:]))
 
 
+def even(v: Tensor, *axes: int) -> bool:
+    """Whether all along these axes begins an even number of elements after the one before."""
+    return all(v.stride(axis) % 2 == 0 for axis in axes)
+
+
 @dataclass(frozen=True)
 class _Scan:
     """The arguments of one call in the form that kernels take: maps as (b, l, ...), parameters in float32."""
@@ -165,10 +170,6 @@ class _Scan:
         _, l, d, k, _ = self.axes
         return max(l * d * k, *map(extent, (self.x, self.z, self.B, self.C))) >= 2**31
 
-    def even(self, *maps: Tensor) -> bool:
-        """Whether every image begins an even number of elements after the one before, of maps and of dt if given."""
-        return all(v.stride(0) % 2 == 0 for v in (maps if self.weight is not None else (*maps, self.z)))
-
     @cached_property
     def options(self) -> dict[str, bool | int]:
         """Compile-time arguments that all kernels have."""
@@ -178,6 +179,7 @@ class _Scan:
             "SOFTPLUS": self.softplus,
             "PRECISE": self.precise,
             "WIDE": self.wide,
+            "EVEN_Z": even(self.z, 0, 2),
             "FULL": self.x.shape[-1] % self.config.block_d == 0,
             "BLOCK_L": BLOCK_L,
             "BLOCK_D": self.config.block_d,
@@ -281,7 +283,7 @@ def scan(s: _Scan) -> tuple[Tensor, Tensor, Tensor]:
             s.x, table, s.z, s.weight, s.bias, s.A, s.B, s.C, s.D,
             merged, y if i == len(s.orders) - 1 else merged, chunk_h, chunk_s, segment_h,
             *s.x.stride()[:2], *s.z.stride(), *s.B.stride(), *s.C.stride(), *s.sizes, *order.routes,
-            ACCUMULATE=i > 0, EVEN=s.even(s.x), **order.options, **s.options,
+            ACCUMULATE=i > 0, EVEN=even(s.x, 0), **order.options, **s.options,
         )  # fmt: skip
     return y, last, chunk_h.unflatten(3, (n, d))
 
@@ -312,7 +314,7 @@ def enter_segments(
         segment_states[(s.blocks_d * launched * s.segments * b,)](
             u, table, s.z, s.weight, s.bias, s.A, v, chunk_h, chunk_s, segment_h, segment_s,
             *u.stride()[:2], *s.z.stride(), *v.stride(), *s.sizes, *order.routes, skipped,
-            ADJOINT=chunk_h is None, EVEN=s.even(u), **options, **s.options,
+            ADJOINT=chunk_h is None, EVEN=even(u, 0), **options, **s.options,
             maxnreg=255 if s.precise else None,  # or ptxas takes 128 registers in float32, for occupancy, and spills
         )  # fmt: skip
     if s.segments == 1:
@@ -351,7 +353,7 @@ def scan_gradients(s: _Scan, dy: Tensor, kept: Tensor) -> tuple[Tensor, ...]:
             kept, segment_g, part_h, dx, dz, dbias, dA, dBC, dD,
             *s.x.stride()[:2], *s.z.stride(), *s.B.stride(), *s.C.stride(), b, *s.sizes, route,
             STEP=step, ACCUMULATE=i > 0, LAST=i == k - 1, PART=part,
-            EVEN=s.even(dy, s.x), **s.options,
+            EVEN=even(dy, 0) and even(s.x, 0), **s.options,
             maxnreg=255 if s.zoh else None,  # or ptxas takes fewer, for occupancy, and spills on sm_80
         )  # fmt: skip
     return (

@@ -24,7 +24,7 @@ from .triton_math import (
     load_dts,
     load_rows,
     load_scalars,
-    of_image,
+    part_of,
     widened,
 )
 
@@ -53,7 +53,7 @@ def segment_states(
     n_states: tl.constexpr, n_routes: tl.constexpr, chunks, segments, segment_chunks, k_first, k_second, skipped,
     FIRST_REVERSED: tl.constexpr, ROUTES: tl.constexpr, ADJOINT: tl.constexpr, ZOH: tl.constexpr,
     RANK: tl.constexpr, SOFTPLUS: tl.constexpr, PRECISE: tl.constexpr, WIDE: tl.constexpr, FULL: tl.constexpr,
-    EVEN: tl.constexpr, BLOCK_L: tl.constexpr, BLOCK_D: tl.constexpr,
+    EVEN: tl.constexpr, EVEN_Z: tl.constexpr, BLOCK_L: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
     """States of one segment of a route; one program per (channels, route of the order, segment, image).
 
@@ -97,13 +97,13 @@ def segment_states(
                     tl.store(chunk_s_ptr + at_chunk * d + offs_d, s, mask=mask_d)
                 start = chunk * BLOCK_L if STEPS[route] > 0 else chunk * BLOCK_L + BLOCK_L - 1
                 origin, steps = chunk_tokens(order_ptr, start, 0, STEPS[route], WIDE, BLOCK_L)
-                z_start = of_image(z_ptr, b, z_stride_b, EVEN and RANK == 0) + k * z_stride_k
+                z_start = part_of(part_of(z_ptr, b, z_stride_b, EVEN_Z), k, z_stride_k, EVEN_Z)
                 dts = load_dts(
                     z_start, w_ptr, k, bias_ptr, order_ptr, start,
                     origin, steps, l, d, rank, offs_d, z_stride_l, z_stride_c, STEPS[route], WIDE, RANK, SOFTPLUS,
                     PRECISE, FULL, BLOCK_L, BLOCK_D,
                 )  # fmt: skip
-                u_ptrs = of_image(u_ptr, b, u_stride_b, EVEN) + origin * u_stride_l + offs_d
+                u_ptrs = part_of(u_ptr, b, u_stride_b, EVEN) + origin * u_stride_l + offs_d
                 us = load_rows(u_ptrs, u_stride_l, steps, start, l, offs_d, d, STEPS[route], FULL, BLOCK_L)
                 for t in tl.static_range(BLOCK_L):
                     s += dts[t]
