@@ -159,6 +159,7 @@ def segment_gradients(
                 tl.store(da_ptr + n * d + offs_d, da, mask=mask_d)
                 tl.store(g_ptrs + n * d, g, mask=mask_d)
             for i in tl.static_range(PART):
+                # not as for the loads: held since then, it could spill
                 mask = channels_if((part * PART + i) * STEP < l - start, offs_d, d, FULL)
                 step = steps[i]
                 dz = ddts[i]

@@ -113,7 +113,7 @@ def segment_outputs(
         origin, steps = chunk_tokens(order_ptr, start, 0, 1, WIDE, BLOCK_L)
         at = b * l * d + origin * d + offs_d
         for t in tl.static_range(BLOCK_L):
-            mask = channels_if(t < l - start, offs_d, d, FULL)
+            mask = channels_if(t < l - start, offs_d, d, FULL)  # not as for the loads: held since then, it could spill
             y = ys[t]
             if ACCUMULATE:
                 y += tl.load(y_ptr + at + steps[t] * d, mask=mask, other=0.0)
