@@ -25,7 +25,13 @@ if not torch.cuda.is_available():
                 patched.add(module)
             return function.rewrite()(*args, **kwargs)
 
+        def patch_tensor(tensor, scope, patch=interpreter._patch_lang_tensor):
+            """And let a tensor of one element be an index: Triton 3.6's own way fails with NumPy 2.4."""
+            patch(tensor, scope)
+            scope.set_attr(tensor, "__index__", lambda self: self.handle.data.item())
+
         interpreter.InterpretedFunction.__call__ = call
+        interpreter._patch_lang_tensor = patch_tensor
 
 
 def pytest_collection_modifyitems(items):
