@@ -2,7 +2,7 @@
 
     python benchmarks/ahead_of_time.py               a table for sm_80 and sm_90
     python benchmarks/ahead_of_time.py --json        the same for machines, an object a line
-    python benchmarks/ahead_of_time.py --stages 1    of some stages only; all take minutes
+    python benchmarks/ahead_of_time.py --stages 1    of VMamba at some stages only; all take minutes
 
 The launches are recorded from the host code itself, run on tensors without data, so that what is counted is what
 ships. Instructions are those of the machine code, one for each time that it is written down; the loops over tokens

@@ -5,7 +5,8 @@
 #
 # Every kernel compiled, on all cores; the GPU tests; `scan.py` with every goal; `scan.py --model`. What is compiled first
 # is what the others launch, but for small kernels and what comes last: the 1-d cut, VMamba-T and -B. One kernel after
-# another, they would take minutes for it. Eight files, logs, JSON and the plot, go to $OUT, or benchmarks/results.
+# another, they would take minutes for it. Logs, JSON and, where there is matplotlib, the plot go to $OUT, or
+# benchmarks/results.
 # A part that fails, or runs into its limit, does not stop the next; what it had measured is in its JSON.
 #
 #     ZEROMAMBA_PEERS    folder with clones `VMamba` and `mamba`, built here; either may be missing
@@ -56,7 +57,8 @@ for builder in "${builders[@]}"; do
     wait "$builder" || { echo "== a peer was not built, status $?: see $out/build.log"; failed=1; }
 done
 
-part scan 180 python3 benchmarks/scan.py --limit-s 150 --counted "$out/compile.log" --json "$out/scan.json" \
-    --plot "$out/scan.png"
+plot=()
+python3 -c 'import matplotlib' 2>/dev/null && plot=(--plot "$out/scan.png") || echo "no matplotlib here: no plot"
+part scan 180 python3 benchmarks/scan.py --limit-s 150 --counted "$out/compile.log" --json "$out/scan.json" "${plot[@]}"
 part model 90 python3 benchmarks/scan.py --model --limit-s 70 --repeats 10 --json "$out/model.json"
 exit "$failed"

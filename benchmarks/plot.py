@@ -9,12 +9,8 @@ from zeromamba.extras import how_to_install
 
 
 def plot_gpu(rows: list[Row], title: str, path: Path) -> None:
-    """A panel for each image size and pass of the whole SS2D in bfloat16: ms over the stage, a line a contender.
-
-    Raises:
-        ImportError: matplotlib is missing; it is in the extra `figures`.
-    """
-    plt = _pyplot()
+    """A panel for each image size and pass of the whole SS2D in bfloat16: ms over the stage, a line a contender."""
+    plt = pyplot()
     shown = [row for row in rows if row.cut == "ss2d" and row.dtype == "bfloat16" and row.forward_ms is not None]
     settings = list(dict.fromkeys((row.size.image, row.size.b) for row in shown))
     figure, axes = plt.subplots(2, max(1, len(settings)), figsize=(3 * max(1, len(settings)), 6), squeeze=False)
@@ -36,12 +32,8 @@ def plot_gpu(rows: list[Row], title: str, path: Path) -> None:
 
 
 def plot_cpu(rows: list[CpuRow], title: str, path: Path) -> None:
-    """Two panels, forward and backward: ms over the tokens of a map, a line a path.
-
-    Raises:
-        ImportError: as `plot_gpu`.
-    """
-    figure, axes = _pyplot().subplots(1, 2, figsize=(8, 4))
+    """Two panels, forward and backward: ms over the tokens of a map, a line a path."""
+    figure, axes = pyplot().subplots(1, 2, figsize=(8, 4))
     for axis, field, label in ((axes[0], "forward_ms", "forward"), (axes[1], "backward_ms", "backward")):
         for name in dict.fromkeys(row.path for row in rows):
             own = [row for row in rows if row.path == name and getattr(row, field) is not None]
@@ -52,15 +44,18 @@ def plot_cpu(rows: list[CpuRow], title: str, path: Path) -> None:
     _save(figure, path)
 
 
-def _pyplot() -> Any:
-    try:
-        import matplotlib
-    except ImportError as error:
-        raise ImportError(f"--plot needs matplotlib: {how_to_install('figures')}") from error
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
+def pyplot() -> Any:
+    """matplotlib's, for files.
 
-    return pyplot
+    Raises:
+        SystemExit: matplotlib is missing; it is in the extra `figures`.
+    """
+    try:
+        import matplotlib.pyplot
+    except ImportError as error:
+        raise SystemExit(f"--plot needs matplotlib: {how_to_install('figures')}") from error
+    matplotlib.use("Agg")
+    return matplotlib.pyplot
 
 
 def _save(figure: Any, path: Path) -> None:

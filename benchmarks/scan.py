@@ -78,6 +78,10 @@ def parse() -> Options:
 
 def main(options: Options) -> None:
     """Measure, print, and write what was asked for."""
+    if options.plot is not None:
+        if options.model:
+            raise SystemExit("--plot draws the scan's times, and --model measures whole networks: leave one out")
+        plot.pyplot()  # that it can be drawn, before anything is measured
     if options.model and not torch.cuda.is_available():
         raise SystemExit("--model: PyTorch finds no CUDA device here, and whole networks are timed on one only")
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False  # float32 is float32 for everyone
@@ -140,10 +144,10 @@ def without_gpu(options: Options) -> dict[str, Any]:
     print(f"\nCPU paths: float32, b = 2, d = {options.cpu_channels}, n = 1, four routes, Bbar = dt B:\n")
     rows: list[CpuRow] = time_paths(options.cpu_sides, d=options.cpu_channels, repeats=options.repeats)
     print(cpu_table(rows))
-    if options.plot is not None:
-        plot.plot_cpu(rows, f"{_processor()}, {torch.get_num_threads()} threads", options.plot)
     met = goals([], [])
     print("\n" + "\n".join(met))
+    if options.plot is not None:
+        plot.plot_cpu(rows, f"{_processor()}, {torch.get_num_threads()} threads", options.plot)
     return {
         "compiled": [asdict(row) for row in compiled],
         "host": [asdict(row) for row in host],
@@ -192,10 +196,10 @@ def on_gpu(options: Options) -> dict[str, Any]:
         print(line if rows else f"\n{head}\n{line}", flush=True)
         rows.append(row)
         write_so_far(options, "rows", rows)
-    if options.plot is not None:
-        plot.plot_gpu(rows, f"{measured_card.name}, torch {torch.__version__}", options.plot)
     met = goals(rows, [])
     print("\n" + "\n".join(met))
+    if options.plot is not None:
+        plot.plot_gpu(rows, f"{measured_card.name}, torch {torch.__version__}", options.plot)
     return {
         "card": asdict(measured_card),
         "compiled": [asdict(row) for row in compiled],

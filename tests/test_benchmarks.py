@@ -3,6 +3,7 @@
 import json
 import sys
 from dataclasses import asdict, replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -40,6 +41,15 @@ def test_without_a_gpu_the_cpu_paths_are_timed_and_written(without_gpu, tmp_path
 def test_whole_networks_without_a_gpu_are_refused(without_gpu):
     with pytest.raises(SystemExit, match="no CUDA device"):
         main(Options(model=True))
+
+
+def test_a_plot_that_cannot_be_drawn_is_refused_before_anything_is_measured(without_gpu, monkeypatch):
+    monkeypatch.setattr(cpu_paths, "PATHS", None)
+    with pytest.raises(SystemExit, match="--plot draws the scan's times, and --model measures whole networks"):
+        main(Options(model=True, plot=Path("networks.png")))
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(SystemExit, match=r"--plot needs matplotlib: pip install -e '\.\[figures\]'"):
+        main(Options(plot=Path("cpu.png"), compile=False))
 
 
 def test_the_plot_of_cpu_paths(without_gpu, tmp_path):

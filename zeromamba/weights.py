@@ -155,5 +155,6 @@ def _existing(path: Path) -> Path:
         inside = sorted(path.rglob("*.safetensors"))
         raise ValueError(f"{path} is a folder: give a file of weights" + "".join(f", as {file}" for file in inside[:1]))
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such weights file")
+        beside = sorted(file.name for file in path.parent.glob("*.safetensors"))
+        raise FileNotFoundError(f"{path}: no such weights file" + (f", beside it {listing(beside)}" if beside else ""))
     return path

@@ -196,6 +196,8 @@ def test_what_is_no_checkpoint(cub, error_of, tmp_path):
     (tmp_path / "seed-0").mkdir()
     (tmp_path / "seed-0" / "model.safetensors").touch()
     assert "is a folder: give a file of weights, as " in error_of("--eval", tmp_path / "seed-0")
+    other = tmp_path / "seed-0/model_best_czsl.safetensors"  # what the paper's protocol leaves
+    assert f"{other}: no such weights file, beside it model.safetensors" in error_of("--eval", other)
 
 
 @pytest.mark.parametrize("option", [("--backbone", "tiny", "--weights"), ("--eval",)], ids=["weights", "eval"])
