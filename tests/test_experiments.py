@@ -22,9 +22,9 @@ from zeromamba.backbones.vim import Vim
 from zeromamba.data import load_dataset
 from zeromamba.experiments import run as run_module
 from zeromamba.experiments.__main__ import CommandLine, main, plan_all
-from zeromamba.experiments.grids import EXPERIMENTS, REDUCED_NOTE, base_settings, row_changes
+from zeromamba.experiments.grids import EXPERIMENTS, REDUCED_NOTE, at_reduced_size
 from zeromamba.experiments.tables import markdown, printed_row
-from zeromamba.settings import Settings
+from zeromamba.settings import Settings, preset
 
 try:
     figures.require_packages()
@@ -34,6 +34,7 @@ except ModuleNotFoundError as error:
 from zeromamba.experiments import charts
 
 SMALL = ("--reduced", "--workers", "0", "--device", "cpu")
+REDUCED = {name: at_reduced_size(experiment) for name, experiment in EXPERIMENTS.items()}
 
 
 def run(*arguments):
@@ -138,21 +139,21 @@ def test_what_ends_an_experiment_errors_in_one_line_that_says_how_to_go_on(tiny,
 
 
 def test_a_data_set_named_twice_has_its_rows_once(tiny, tmp_path):
-    command = CommandLine("table1", datasets=(str(tiny), str(tiny)), reduced=True)
-    assert len(plan_all(command, EXPERIMENTS["table1"], tmp_path)) == 1
+    command = CommandLine("table1", datasets=(str(tiny), str(tiny)))
+    assert len(plan_all(command, REDUCED["table1"], tmp_path)) == 1
 
 
 def test_two_data_sets_of_one_name_are_refused(tiny, tmp_path):
-    command = CommandLine("table1", datasets=(str(tiny), f"{tiny}/"), reduced=True)
+    command = CommandLine("table1", datasets=(str(tiny), f"{tiny}/"))
     with pytest.raises(ValueError, match="two are called alike"):
-        plan_all(command, EXPERIMENTS["table1"], tmp_path)
+        plan_all(command, REDUCED["table1"], tmp_path)
 
 
 def test_a_backbone_whose_weights_nobody_released_is_one_row_s_affair(tiny, tmp_path):
     (row,) = (row for row in EXPERIMENTS["table4"].rows if row.name == "LocalVim-Small")
     data = load_dataset(str(tiny), Path(), seed=0)
     experiment = replace(EXPERIMENTS["table4"], rows=(row,))
-    (cell,) = run_module.plan(experiment, data, {"dataset": str(tiny)}, False, tmp_path)
+    (cell,) = run_module.plan(experiment, data, {"dataset": str(tiny)}, tmp_path)
     assert cell.unavailable == "no weights of LocalVim-Small were released"
 
 
@@ -188,33 +189,33 @@ def test_no_image_is_decoded_where_weights_are_missing(tiny, tmp_path, monkeypat
 
 
 @pytest.mark.parametrize("dataset", ["demo", "cub", "sun", "awa2", "imagenet", "birds"])
-@pytest.mark.parametrize("reduced", [False, True])
-def test_what_is_not_given_is_the_preset_s(dataset, reduced):
-    preset = base_settings(dataset, reduced)
-    assert replace(preset, **CommandLine("table1").common()) == preset
-    assert replace(preset, **CommandLine("table1", variant="released").common()).variant == "released"
-    assert base_settings("demo", reduced).variant == "paper", "what a default of the command's own would override"
+@pytest.mark.parametrize("grids", [EXPERIMENTS, REDUCED], ids=["whole", "reduced"])
+def test_what_is_not_given_is_the_preset_s(dataset, grids):
+    base = grids["table1"].base(dataset)
+    assert replace(base, **CommandLine("table1").common()) == base
+    assert replace(base, **CommandLine("table1", variant="released").common()).variant == "released"
+    assert grids["table1"].base("demo").variant == "paper", "what a default of the command's own would override"
 
 
 def test_a_variant_that_is_given_has_runs_of_its_own_and_the_table_says_which_it_is(tiny, tmp_path):
     """The preset of the user's folder is variant "released": asking for it by name finds the same run."""
-    small = replace(EXPERIMENTS["table7"], rows=EXPERIMENTS["table7"].rows[:1])
+    small = replace(REDUCED["table7"], rows=REDUCED["table7"].rows[:1])
     data, folders = load_dataset(str(tiny), Path(), seed=0), {}
     for variant in (None, "released", "paper"):
         common = CommandLine("table7", variant=variant).common() | {"dataset": str(tiny)}
-        (cell,) = run_module.plan(small, data, common, True, tmp_path)
+        (cell,) = run_module.plan(small, data, common, tmp_path)
         folders[variant] = cell.folder.name
-        assert f"variant {variant or 'released'}. " in markdown(small, [cell], True)
+        assert f"variant {variant or 'released'}. " in markdown(small, [cell])
     assert folders == {None: "image_size=32", "released": "image_size=32", "paper": "variant=paper,image_size=32"}
     scaled = replace(cell, settings=replace(cell.settings, logit_scale=10.0))
-    assert "variant paper, class scores times 10. " in markdown(small, [scaled], True)
+    assert "variant paper, class scores times 10. " in markdown(small, [scaled])
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
-@pytest.mark.parametrize("reduced", [False, True])
-def test_every_row_changes_settings_that_exist(name, reduced):
-    for row in EXPERIMENTS[name].rows:
-        replace(base_settings("cub", reduced), **row_changes(row, reduced))
+@pytest.mark.parametrize("grids", [EXPERIMENTS, REDUCED], ids=["whole", "reduced"])
+def test_every_row_changes_settings_that_exist(name, grids):
+    for row in grids[name].rows:
+        replace(grids[name].base("cub"), **row.changes)
 
 
 @pytest.mark.parametrize(
@@ -230,8 +231,8 @@ def test_a_stand_in_is_a_small_one_of_the_same_architecture(name, kind):
 def test_printed_numbers_stand_beside_measured_ones(tiny):
     """On CUB, every method of Table 1 has a line; a part of the classes is said not to compare."""
     cub = replace(load_dataset(str(tiny), Path(), seed=0), name="cub")
-    cell = run_module.Cell(EXPERIMENTS["table1"].rows[0], cub, base_settings("cub", False), Path("nowhere"), 51_300_000)
-    text = markdown(EXPERIMENTS["table1"], [cell], reduced=False)
+    cell = run_module.Cell(EXPERIMENTS["table1"].rows[0], cub, preset("cub", "paper"), Path("nowhere"), 51_300_000)
+    text = markdown(EXPERIMENTS["table1"], [cell])
     line = next(line for line in text.splitlines() if line.startswith("| ZeroMamba"))
     assert "| 80.0 |" in line
     assert "| 51.3 |" in line
@@ -241,17 +242,17 @@ def test_printed_numbers_stand_beside_measured_ones(tiny):
 
 def test_printed_numbers_do_not_stand_beside_a_folder_that_has_a_data_set_s_name(tiny):
     data = replace(load_dataset(str(tiny), Path(), seed=0), name="cub")
-    settings = replace(base_settings("cub", False), dataset="./cub")
+    settings = replace(preset("cub", "paper"), dataset="./cub")
     for name in ("table1", "figure6"):
         cells = [run_module.Cell(row, data, settings, Path("nowhere")) for row in EXPERIMENTS[name].rows]
         assert not any(printed_row(cell) for cell in cells)
-        assert "The paper prints no number" in markdown(EXPERIMENTS[name], cells, reduced=False)
+        assert "The paper prints no number" in markdown(EXPERIMENTS[name], cells)
 
 
 def test_a_sweep_stands_beside_the_printed_number_at_the_published_setting_alone(tiny):
     cub = replace(load_dataset(str(tiny), Path(), seed=0), name="cub")
     rows = {row.name: row for row in EXPERIMENTS["figure6"].rows}
-    settings = base_settings("cub", False)
+    settings = preset("cub", "paper")
     printed = {name: printed_row(run_module.Cell(row, cub, settings, Path("nowhere"))) for name, row in rows.items()}
     assert {name for name, row in printed.items() if row} == {"lambda_SC = 1", "batch = 16"}
     assert printed["batch = 16"].H == 74.2
@@ -259,16 +260,16 @@ def test_a_sweep_stands_beside_the_printed_number_at_the_published_setting_alone
 
 def test_a_caption_names_the_finished_seeds_and_every_part_of_a_data_set(tiny, tmp_path):
     data = load_dataset(str(tiny), Path(), seed=0)
-    settings = replace(base_settings("cub", True), seeds=(0, 1))
+    settings = replace(REDUCED["figure6"].base("cub"), seeds=(0, 1))
     cells = [
         run_module.Cell(row, replace(data, name=name), replace(settings, dataset=name), tmp_path / name)
         for name in ("mine", "cub")
-        for row in EXPERIMENTS["figure6"].rows[:1]
+        for row in REDUCED["figure6"].rows[:1]
     ]
     result = {"seed": 1, "chosen_by": "chosen somehow", "czsl": 0.5, "U": 0.5, "S": 0.5, "H": 0.5}
     (tmp_path / "mine/seed-1").mkdir(parents=True)
     (tmp_path / "mine/seed-1/result.json").write_text(json.dumps(result))
-    figure = charts.draw(EXPERIMENTS["figure6"], cells, True, torch.device("cpu"))[""]
+    figure = charts.draw(REDUCED["figure6"], cells, torch.device("cpu"))[""]
     text = " ".join(" ".join(t.get_text() for t in figure.findobj(lambda a: hasattr(a, "get_text"))).split())
     assert "Seeds 1; protocol: chosen somehow." in text
     assert "cub: all 200 classes, this run has 7: not comparable." in text

@@ -17,7 +17,7 @@ from ..figures import require_packages
 from ..measuring import pick_device
 from ..model import VariantName
 from ..settings import ProtocolName, Settings
-from .grids import EXPERIMENTS, REDUCED_DATASETS, Experiment, ExperimentName
+from .grids import EXPERIMENTS, Experiment, ExperimentName, at_reduced_size
 from .run import Cell, missing_files, open_all, plan, run_all
 from .tables import write_tables
 
@@ -67,9 +67,9 @@ def plan_all(command: CommandLine, experiment: Experiment, out: Path) -> list[Ce
         FileNotFoundError: for all weights and data sets that are missing.
         ValueError: as `plan` and `load_data`.
     """
-    names = dict.fromkeys(command.datasets) or (REDUCED_DATASETS if command.reduced else experiment.datasets)
+    names = dict.fromkeys(command.datasets or experiment.datasets)
     commons = [{**command.common(), "dataset": name} for name in names]
-    missing = [text for common in commons for text in missing_files(experiment, common, command.reduced)]
+    missing = [text for common in commons for text in missing_files(experiment, common)]
     data = load_data_sets([replace(Settings(), **common) for common in commons], missing)
     called = [own.name for own in data]
     if len(set(called)) < len(called):
@@ -77,24 +77,26 @@ def plan_all(command: CommandLine, experiment: Experiment, out: Path) -> list[Ce
             f"--datasets {' '.join(names)}: two are called alike, and so would their runs be: rename a folder"
         )
     sets = zip(commons, data, strict=True)
-    return [cell for common, own in sets for cell in plan(experiment, own, common, command.reduced, out)]
+    return [cell for common, own in sets for cell in plan(experiment, own, common, out)]
 
 
-def write(experiment: Experiment, cells: list[Cell], command: CommandLine, folder: Path, device: torch.device) -> None:
+def write(experiment: Experiment, cells: list[Cell], folder: Path, device: torch.device) -> None:
     """Write tables and figures of what is finished."""
-    write_tables(experiment, cells, command.reduced, folder)
+    write_tables(experiment, cells, folder)
     if experiment.chart:
         from ..figures.style import save
         from . import charts  # needs the packages that draw
 
-        for suffix, figure in charts.draw(experiment, cells, command.reduced, device).items():
-            save(figure, folder / f"{command.name}{suffix}.png")
+        for suffix, figure in charts.draw(experiment, cells, device).items():
+            save(figure, folder / f"{folder.name}{suffix}.png")
 
 
 def main(argv: list[str] | None = None) -> None:
     with errors_in_one_line():  # whatever would stop a run is found before the first one
         command = tyro.cli(CommandLine, args=expand_home(argv), prog="python -m zeromamba.experiments")
         experiment = EXPERIMENTS[command.name]
+        if command.reduced:
+            experiment = at_reduced_size(experiment)
         out = command.out or Path("runs", "reduced" if command.reduced else "experiments")
         folder = out / command.name
         if experiment.chart:
@@ -108,8 +110,8 @@ def main(argv: list[str] | None = None) -> None:
         f"; {goes_on}", interrupted=f"interrupted: {goes_on}", memory="--grad-checkpoint needs less memory"
     ):
         for _ in run_all(cells, device):
-            write_tables(experiment, cells, command.reduced, folder)
-        write(experiment, cells, command, folder, device)
+            write_tables(experiment, cells, folder)
+        write(experiment, cells, folder, device)
     print((folder / "table.md").read_text(encoding="utf-8"))
     print(f"tables and figures: {folder}")
 

@@ -22,28 +22,28 @@ from .tables import printed_row
 Figures = dict[str, Figure]  # by what stands behind the experiment's name in the file's
 
 
-def draw(experiment: Experiment, cells: list[Cell], reduced: bool, device: torch.device) -> Figures:
+def draw(experiment: Experiment, cells: list[Cell], device: torch.device) -> Figures:
     """The figures of what is finished of an experiment; none if nothing is, or the paper has none."""
     if experiment.chart is None or not any(cell.results() for cell in cells):
         return {}
-    return CHARTS[experiment.chart](experiment, cells, reduced, device)
+    return CHARTS[experiment.chart](experiment, cells, device)
 
 
-def parameters(experiment: Experiment, cells: list[Cell], reduced: bool, device: torch.device) -> Figures:
+def parameters(experiment: Experiment, cells: list[Cell], device: torch.device) -> Figures:
     """CZSL accuracy and H of each row over the number of its parameters."""
     datasets = _by_dataset(cells)
     shown = (
         "Filled: measured, over the parameters of the model built. Hollow, where the paper prints one: its result, "
         "over the parameters printed or, where Table 6 prints none, of the model built. "
     )
-    if reduced:
+    if experiment.reduced:
         shown += "Rows that one small network stands in for are one point. "
-    with new_figure(2.8 * len(datasets) + 0.4, _caption(experiment, cells, reduced, shown)) as figure:
+    with new_figure(2.8 * len(datasets) + 0.4, _caption(experiment, cells, shown)) as figure:
         grid = figure.subplots(len(datasets), 2, squeeze=False)
         for line, group in zip(grid, datasets, strict=True):
             for axes, metric in zip(line, ("czsl", "H"), strict=True):
                 for i, cell in enumerate(group):
-                    built = None if reduced else cell.params
+                    built = None if experiment.reduced else cell.params
                     _point(axes, cell, metric, built, COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)])
                 axes.set(xlabel="parameters, M", ylabel=f"{METRICS[metric]}, %", title=group[0].data.name)
             line[1].legend(loc="upper left", bbox_to_anchor=(1, 1))
@@ -63,17 +63,17 @@ def _point(axes: Axes, cell: Cell, metric: str, built: int | None, colour: str, 
             axes.plot(at, value, marker, markerfacecolor="none", markeredgecolor=colour, label=label, linestyle="")
 
 
-def sweeps(experiment: Experiment, cells: list[Cell], reduced: bool, device: torch.device) -> Figures:
+def sweeps(experiment: Experiment, cells: list[Cell], device: torch.device) -> Figures:
     """Each metric over each swept setting."""
-    datasets = _by_dataset(cells)
+    datasets, settings = _by_dataset(cells), dict.fromkeys(name for row in experiment.rows for name in row.changes)
     shown = (
         "Everything but the swept setting is the preset of the data set; bars: deviation over seeds. Hollow, where the "
         "paper prints one: its result at its own setting. "
     )
-    with new_figure(2.4 * len(datasets) + 0.4, _caption(experiment, cells, reduced, shown)) as figure:
-        grid = figure.subplots(len(datasets), len(experiment.sweeps), squeeze=False)
+    with new_figure(2.4 * len(datasets) + 0.4, _caption(experiment, cells, shown)) as figure:
+        grid = figure.subplots(len(datasets), len(settings), squeeze=False)
         for line, group in zip(grid, datasets, strict=True):
-            for axes, setting in zip(line, experiment.sweeps, strict=True):
+            for axes, setting in zip(line, settings, strict=True):
                 swept = [cell for cell in group if setting in cell.row.changes and cell.results()]
                 ticks = range(len(swept))  # evenly spaced: the values span orders of magnitude, and 0
                 for metric, colour, marker in zip(PRINTED_METRICS, COLOURS, MARKERS, strict=False):
@@ -89,7 +89,7 @@ def sweeps(experiment: Experiment, cells: list[Cell], reduced: bool, device: tor
     return {"": figure}
 
 
-def gamma_curves(experiment: Experiment, cells: list[Cell], reduced: bool, device: torch.device) -> Figures:
+def gamma_curves(experiment: Experiment, cells: list[Cell], device: torch.device) -> Figures:
     """U, S and H over gamma of the first finished seed on each data set; nothing is trained for it."""
     figures = {}
     for cell in cells:
@@ -99,12 +99,12 @@ def gamma_curves(experiment: Experiment, cells: list[Cell], reduced: bool, devic
             model = restore_model(checkpoint, cell.settings).to(device).eval()
             run = Run(checkpoint, cell.settings, cell.data, model, device)
             curve, chosen = gamma.gamma_curve(run)
-            caption = run.caption(f"{experiment.title}. {_mark([cell], reduced)}".rstrip())
+            caption = run.caption(f"{experiment.title}. {_mark(experiment, [cell])}".rstrip())
             figures[f"-{cell.data.name}"] = gamma.draw(curve, chosen, caption)
     return figures
 
 
-CHARTS: dict[ChartName, Callable[[Experiment, list[Cell], bool, torch.device], Figures]] = {
+CHARTS: dict[ChartName, Callable[[Experiment, list[Cell], torch.device], Figures]] = {
     "parameters": parameters,
     "sweeps": sweeps,
     "gamma": gamma_curves,
@@ -120,14 +120,15 @@ def _percent(cell: Cell, metric: str) -> tuple[float, float]:
     return mean, deviation or 0.0  # of one seed there is no bar
 
 
-def _mark(cells: list[Cell], reduced: bool) -> str:
+def _mark(experiment: Experiment, cells: list[Cell]) -> str:
     partial = {cell.data.name: incomparable(cell.settings, cell.data) for cell in cells}
-    notes = ([REDUCED_NOTE] if reduced else []) + [f"{name}: {note}." for name, note in partial.items() if note]
+    notes = [REDUCED_NOTE] if experiment.reduced else []
+    notes += [f"{name}: {note}." for name, note in partial.items() if note]
     return "".join(f"{note} " for note in notes)
 
 
-def _caption(experiment: Experiment, cells: list[Cell], reduced: bool, shown: str) -> str:
+def _caption(experiment: Experiment, cells: list[Cell], shown: str) -> str:
     results = [result for cell in cells for result in cell.results()]
     chosen_by = dict.fromkeys(result["chosen_by"] for result in results)
     seeds = ", ".join(map(str, sorted({result["seed"] for result in results})))
-    return f"{experiment.title}. {_mark(cells, reduced)}{shown}Seeds {seeds}; protocol: {'; '.join(chosen_by)}."
+    return f"{experiment.title}. {_mark(experiment, cells)}{shown}Seeds {seeds}; protocol: {'; '.join(chosen_by)}."

@@ -32,7 +32,11 @@ class Experiment:
     source: str | None = None  # the table of the paper whose rows of other methods are shown too
     datasets: tuple[str, ...] = ("cub", "sun", "awa2")  # the paper's
     chart: ChartName | None = None
-    sweeps: tuple[str, ...] = ()  # the settings that the rows vary, one panel of the chart each
+    reduced: bool = False  # whether this is the grid at a size that two CPU cores run through
+
+    def base(self, dataset: str) -> Settings:
+        """What the runs on a data set start from."""
+        return replace(preset(dataset, "small"), epochs=REDUCED_EPOCHS) if self.reduced else preset(dataset, "paper")
 
 
 def _mlp_head(title: str, backbone: str, source: str) -> Row:
@@ -93,7 +97,6 @@ EXPERIMENTS: dict[ExperimentName, Experiment] = {
         _sweep("lambda_sc", "lambda_SC", (0.0, 0.2, 0.5, 1.0, 2.0)) + _sweep("batch_size", "batch", (8, 16, 32)),
         datasets=("cub", "sun"),
         chart="sweeps",
-        sweeps=("lambda_sc", "batch_size"),
     ),
     "figure7": Experiment(
         "Figure 7: calibration gamma", (_zeromamba("Table 1", "ZeroMamba"),), datasets=("cub", "sun"), chart="gamma"
@@ -102,7 +105,6 @@ EXPERIMENTS: dict[ExperimentName, Experiment] = {
 
 # --reduced: the same grids at a size that two CPU cores run through, on the demo unless data sets are named.
 REDUCED_EPOCHS = 3
-REDUCED_DATASETS = ("demo",)
 # What stands in for a value that a row names; the rest of a reduced run is the preset "small".
 STAND_INS: dict[str, dict[Any, Any]] = {
     "backbone": {
@@ -124,13 +126,12 @@ REDUCED_NOTE = (
 )
 
 
-def base_settings(dataset: str, reduced: bool) -> Settings:
-    """What the runs on a data set start from."""
-    return replace(preset(dataset, "small"), epochs=REDUCED_EPOCHS) if reduced else preset(dataset, "paper")
+def at_reduced_size(experiment: Experiment) -> Experiment:
+    """The same grid on the demo, with what stands in for the values that its rows name."""
 
+    def stand_ins(row: Row) -> Row:
+        changes = {name: STAND_INS.get(name, {}).get(value, value) for name, value in row.changes.items()}
+        return replace(row, changes=changes)
 
-def row_changes(row: Row, reduced: bool) -> dict[str, Any]:
-    """A row's changes of the base settings, by their stand-ins in a reduced run."""
-    if not reduced:
-        return row.changes
-    return {name: STAND_INS.get(name, {}).get(value, value) for name, value in row.changes.items()}
+    rows = tuple(map(stand_ins, experiment.rows))
+    return replace(experiment, rows=rows, datasets=("demo",), reduced=True)

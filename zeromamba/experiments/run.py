@@ -18,7 +18,7 @@ from ..files import read_json, write_json
 from ..protocol import SEED_ANEW, SeedRun, finished, seed_folder
 from ..runs import MAY_CHANGE, open_run
 from ..settings import Settings
-from .grids import Experiment, Row, base_settings, row_changes
+from .grids import Experiment, Row
 
 
 @dataclass(frozen=True)
@@ -44,30 +44,29 @@ class Cell:
         return {seed: read_json(file, SEED_ANEW)["reason"] for seed, file in files.items() if file.exists()}
 
 
-def plan(experiment: Experiment, data: ZSLData, common: dict[str, Any], reduced: bool, out: Path) -> list[Cell]:
+def plan(experiment: Experiment, data: ZSLData, common: dict[str, Any], out: Path) -> list[Cell]:
     """The cells of one data set, each checked by building its model once.
 
     Args:
         data: the data set; its name in `common["dataset"]`.
         common: settings that all runs share.
-        reduced: see `grids.base_settings`.
         out: the folder of all experiments.
 
     Raises:
         FileNotFoundError, ValueError: for whatever would stop a run hours later.
     """
-    start, cells = base_settings(common["dataset"], reduced), []
+    start, cells = experiment.base(common["dataset"]), []
     for row in experiment.rows:
-        settings = row_settings(row, common, reduced)
+        settings = row_settings(experiment, row, common)
         folder, reason = out / "runs" / data.name / run_name(settings, start), unavailable(settings)
         params = None if reason else sum(p.numel() for p in build_model(settings, data.V).parameters())
         cells.append(Cell(row, data, settings, folder, params, reason))
     return cells
 
 
-def row_settings(row: Row, common: dict[str, Any], reduced: bool) -> Settings:
+def row_settings(experiment: Experiment, row: Row, common: dict[str, Any]) -> Settings:
     """The settings of a row's runs; arguments and errors as `plan`."""
-    settings = replace(base_settings(common["dataset"], reduced), **common, **row_changes(row, reduced))
+    settings = replace(experiment.base(common["dataset"]), **common, **row.changes)
     settings.fixed_gamma()
     return settings
 
@@ -84,9 +83,9 @@ def unavailable(settings: Settings) -> str | None:
     return None
 
 
-def missing_files(experiment: Experiment, common: dict[str, Any], reduced: bool) -> list[str]:
+def missing_files(experiment: Experiment, common: dict[str, Any]) -> list[str]:
     """Where to get the weights that rows need and that are not here; arguments and errors as `plan`, without data."""
-    rows = (row_settings(row, common, reduced) for row in experiment.rows)
+    rows = (row_settings(experiment, row, common) for row in experiment.rows)
     return [text for settings in rows if unavailable(settings) is None for text in missing_weights(settings)]
 
 

@@ -23,17 +23,16 @@ def printed_row(cell: Cell) -> PrintedRow | None:
     return main_result(cell.settings.dataset) if unchanged else None
 
 
-def write_tables(experiment: Experiment, cells: list[Cell], reduced: bool, folder: Path) -> None:
+def write_tables(experiment: Experiment, cells: list[Cell], folder: Path) -> None:
     """Write `table.md` and `table.csv` of what is finished, atomically."""
-    text = markdown(experiment, cells, reduced)
-    write_text(folder / "table.md", text)
-    atomic_write(folder / "table.csv", lambda temporary: _write_csv(temporary, csv_rows(cells, reduced)))
+    write_text(folder / "table.md", markdown(experiment, cells))
+    atomic_write(folder / "table.csv", lambda temporary: _write_csv(temporary, csv_rows(experiment, cells)))
 
 
-def markdown(experiment: Experiment, cells: list[Cell], reduced: bool) -> str:
+def markdown(experiment: Experiment, cells: list[Cell]) -> str:
     """The table of each data set under a heading of its own, and how its numbers were made."""
     parts = [f"# {experiment.title}"]
-    if reduced:
+    if experiment.reduced:
         parts.append(f"**{REDUCED_NOTE}**")
     parts.append("Mean per-class top-1 accuracies and AUSUC in percent, ± standard deviation over seeds.")
     for _, group in groupby(cells, key=lambda cell: cell.data.name):
@@ -116,7 +115,7 @@ def _table(header: list[str], lines: list[list[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in (header, rule, *lines))
 
 
-def csv_rows(cells: list[Cell], reduced: bool) -> list[dict[str, Any]]:
+def csv_rows(experiment: Experiment, cells: list[Cell]) -> list[dict[str, Any]]:
     """A line a cell: accuracies as percent, printed ones too, and how they were made."""
     rows = []
     for cell in cells:
@@ -135,7 +134,7 @@ def csv_rows(cells: list[Cell], reduced: bool) -> list[dict[str, Any]]:
                 "batch_size": settings.batch_size,
                 "components": settings.components,
                 "lambda_sc": settings.lambda_sc,
-                "reduced": reduced,
+                "reduced": experiment.reduced,
                 "seeds": " ".join(str(r["seed"]) for r in results),
                 "params": cell.params,
                 "backbone": settings.backbone,
