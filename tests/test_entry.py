@@ -3,13 +3,14 @@
 import errno
 import io
 import sys
+from unittest.mock import Mock
 
 import pytest
 import torch
 from torch._utils import ExceptionWrapper
 
+from zeromamba import files
 from zeromamba.entry import errors_in_one_line
-from zeromamba.files import atomic_write
 
 
 def test_of_an_error_in_a_process_that_reads_images_the_message_alone_is_told():
@@ -30,13 +31,12 @@ def test_too_little_memory_of_the_machine_is_told_with_what_needs_less():
             torch.empty(1 << 50)
 
 
-def test_a_full_disk_names_the_file(tmp_path):
-    def full(_):
-        raise OSError(errno.ENOSPC, "No space left on device")  # as a file's `write` says it
-
+def test_a_full_disk_names_the_file(tmp_path, monkeypatch):
+    full = OSError(errno.ENOSPC, "No space left on device")  # as a file's `write` says it
+    monkeypatch.setattr(files.os, "fsync", Mock(side_effect=full))
     with pytest.raises(SystemExit, match=rf"^error: .*No space left on device: '{tmp_path}/state\.pt'; goes on$"):  # noqa: SIM117
         with errors_in_one_line("; goes on"):
-            atomic_write(tmp_path / "state.pt", full)
+            files.write_bytes(tmp_path / "state.pt", b"")
 
 
 def test_a_mistake_in_the_program_keeps_its_traceback():

@@ -11,9 +11,10 @@ shared file, becomes "man" + "made"; nothing else in the three data sets changes
 
 import csv
 import gzip
+import io
 import pickle
 import re
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Protocol
@@ -27,7 +28,7 @@ from .data.sources import where_to_get
 from .data.tables import read_table
 from .entry import errors_in_one_line, expand_home
 from .extras import how_to_install
-from .files import atomic_write, require_writable
+from .files import require_writable, write_bytes
 from .messages import listing
 
 
@@ -234,21 +235,15 @@ def make(command: CommandLine, names: tuple[str, ...], vectors: WordVectors) -> 
 
 def write(path: Path, names: Sequence[str], array: np.ndarray) -> None:
     """Write vectors in the form that the suffix names, atomically: .pkl and .npy the array, .csv with the names."""
-
-    def as_csv(temporary: Path) -> None:
-        with temporary.open("w", newline="", encoding="utf-8") as file:
-            csv.writer(file).writerows([name, *map(repr, row)] for name, row in zip(names, array.tolist(), strict=True))
-
-    def as_npy(temporary: Path) -> None:
-        with temporary.open("wb") as file:
-            np.save(file, array)
-
-    writers: dict[str, Callable[[Path], object]] = {
-        ".pkl": lambda temporary: temporary.write_bytes(pickle.dumps(array, protocol=4)),
-        ".npy": as_npy,
-        ".csv": as_csv,
-    }
-    atomic_write(path, writers[path.suffix])
+    data, text = io.BytesIO(), io.StringIO()
+    if path.suffix == ".pkl":
+        pickle.dump(array, data, protocol=4)
+    elif path.suffix == ".npy":
+        np.save(data, array)
+    else:
+        csv.writer(text).writerows([name, *row] for name, row in zip(names, array.tolist(), strict=True))
+        data.write(text.getvalue().encode())
+    write_bytes(path, data.getbuffer())
 
 
 def main(argv: list[str] | None = None) -> None:

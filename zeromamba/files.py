@@ -2,18 +2,18 @@
 
 import json
 import os
-from collections.abc import Callable
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import Any
 
 
-def atomic_write(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` fill a file beside `path`, flush it to the disk, and put it in `path`'s place."""
+def write_bytes(path: Path, data: bytes | memoryview) -> None:
+    """Write data to a file beside `path`, flush it to the disk, and put it in `path`'s place."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        write(temporary)
-        with temporary.open("rb+") as file:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
     except OSError as error:
@@ -25,7 +25,7 @@ def atomic_write(path: Path, write: Callable[[Path], object]) -> None:
 
 
 def require_writable(path: Path) -> None:
-    """Raise OSError, naming `path`, where `atomic_write` could not put a file; one that is there stays as it is."""
+    """Raise OSError, naming `path`, where `write_bytes` could not put a file; one that is there stays as it is."""
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a folder, expected a file to write")
     try:
@@ -48,7 +48,7 @@ def read_json(path: Path, advice: str) -> dict[str, Any]:
 
 def write_text(path: Path, text: str) -> None:
     """Write text as UTF-8, atomically."""
-    atomic_write(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    write_bytes(path, text.encode())
 
 
 def write_json(path: Path, value: object) -> None:

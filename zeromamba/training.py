@@ -17,7 +17,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from tqdm import tqdm
 
 from .data import ZSLData, normalise
-from .files import atomic_write
+from .files import write_bytes
 from .losses import objective
 from .measuring import Split, autocast, loader
 from .model import ZeroShotModel
@@ -141,7 +141,7 @@ class Fit:
         }
         data = io.BytesIO()  # of a full disk, torch.save says neither which file nor why
         torch.save(state, data)
-        atomic_write(self.state_file, lambda temporary: temporary.write_bytes(data.getbuffer()))
+        write_bytes(self.state_file, data.getbuffer())
 
     def _restore(self) -> None:
         try:

@@ -14,7 +14,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from .files import atomic_write
+from .files import write_bytes
 from .messages import listing
 
 State = dict[str, Tensor]
@@ -107,8 +107,7 @@ def load_strict(
 def save_safetensors(state: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str] | None = None) -> None:
     """Write weights and text metadata so that `path` is always either the old file or the whole new one."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
-    data = safetensors.torch.save(tensors, metadata=dict(metadata or {}))
-    atomic_write(path, lambda temporary: temporary.write_bytes(data))
+    write_bytes(path, safetensors.torch.save(tensors, metadata=dict(metadata or {})))
 
 
 def load_safetensors(path: Path) -> tuple[State, dict[str, str]]:

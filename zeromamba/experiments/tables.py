@@ -1,11 +1,12 @@
 """The result table of an experiment, as Markdown and as CSV: each measured number with the printed one beside it."""
 
 import csv
+import io
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from ..files import atomic_write, write_text
+from ..files import write_text
 from ..paper import PRINTED_METRICS, PrintedRow, main_result, printed
 from ..report import METRICS, in_percent, mean_and_deviation, network, paper_choice, variant
 from ..settings import preset
@@ -26,7 +27,7 @@ def printed_row(cell: Cell) -> PrintedRow | None:
 def write_tables(experiment: Experiment, cells: list[Cell], folder: Path) -> None:
     """Write `table.md` and `table.csv` of what is finished, atomically."""
     write_text(folder / "table.md", markdown(experiment, cells))
-    atomic_write(folder / "table.csv", lambda temporary: _write_csv(temporary, csv_rows(experiment, cells)))
+    write_text(folder / "table.csv", _csv(csv_rows(experiment, cells)))
 
 
 def markdown(experiment: Experiment, cells: list[Cell]) -> str:
@@ -150,8 +151,9 @@ def csv_rows(experiment: Experiment, cells: list[Cell]) -> list[dict[str, Any]]:
     return rows
 
 
-def _write_csv(file: Path, rows: list[dict[str, Any]]) -> None:
-    with file.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.DictWriter(stream, rows[0].keys())
-        writer.writeheader()
-        writer.writerows(rows)
+def _csv(rows: list[dict[str, Any]]) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, rows[0].keys())
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()

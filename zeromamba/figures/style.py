@@ -1,5 +1,6 @@
 """How all figures look, and how they get to the disk."""
 
+import io
 import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,7 +10,7 @@ from typing import Any
 import matplotlib
 from matplotlib.figure import Figure
 
-from ..files import atomic_write, require_writable
+from ..files import require_writable, write_bytes
 
 FORMATS = (".png", ".pdf", ".svg")
 WIDTH = 7.2  # inches: a page of two columns
@@ -74,4 +75,6 @@ def prepare(file: Path) -> None:
 
 def save(figure: Figure, file: Path) -> None:
     """Write a figure atomically, in the format that the file's name ends in."""
-    atomic_write(file, lambda temporary: figure.savefig(temporary, format=file.suffix[1:], dpi=DPI))
+    data = io.BytesIO()
+    figure.savefig(data, format=file.suffix[1:], dpi=DPI)
+    write_bytes(file, data.getbuffer())
