@@ -18,7 +18,7 @@ import re
 import struct
 import subprocess
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -78,11 +78,34 @@ class Launch:
 
 
 @dataclass(frozen=True)
+class Scan:
+    """A scan of maps of a stage of VMamba-S."""
+
+    stage: int = 1
+    dtype: torch.dtype = torch.bfloat16
+    discretization: str = "euler"
+    n: int = 1
+    routes: tuple[Route, ...] = CROSS_SCAN
+    dt_given: bool = False  # without dt's weight and softplus
+    channels: int | None = None  # other than the stage's
+
+
+WINDOWS, BOTH_WAYS = (Route(window=7), Route(window=7, reverse=True)), (Route(), Route(reverse=True))
+# What other models and eq. (2) run: LocalMamba's windows, Mamba's op, channels that fill no block (VMamba-T's stage 1).
+SPECIAL = {
+    "zoh": Scan(discretization="zoh"),
+    "N=16": Scan(n=16),
+    "windowed": Scan(routes=WINDOWS),
+    "dt-given": Scan(routes=BOTH_WAYS, dt_given=True),
+    "d=96": Scan(routes=BOTH_WAYS, channels=96),
+}
+
+
+@dataclass(frozen=True)
 class Variant:
     """A launch to compile, and what it is of: see `Compiled`."""
 
-    stage: int
-    dtype: torch.dtype
+    scan: Scan
     backward: bool
     launch: Launch
     special: str = ""
@@ -110,45 +133,32 @@ def recorded_launches() -> Iterator[list[Launch]]:
         yield launches
 
 
-def launches(
-    stage: int,
-    dtype: torch.dtype,
-    discretization: str,
-    n: int,
-    backward: bool,
-    routes: Sequence[Route] = CROSS_SCAN,
-    dt_given: bool = False,
-    channels: int | None = None,
-) -> list[Launch]:
-    """All launches of one SS2D, each kind once.
+def launches(scan: Scan, backward: bool) -> list[Launch]:
+    """All launches of a scan, each kind once."""
+    side, d, r = STAGES[scan.stage]
+    b, d, n, k = 2, scan.channels or d, scan.n, len(scan.routes)
 
-    Args:
-        dt_given: without dt's weight and softplus.
-        channels: other than the stage's.
-    """
-    side, d, r = STAGES[stage]
-    b, d, k = 2, channels or d, len(routes)
-
-    def empty(*shape: int, of: torch.dtype = dtype) -> torch.Tensor:
+    def empty(*shape: int, of: torch.dtype = scan.dtype) -> torch.Tensor:
         return torch.empty(shape, dtype=of, device="meta")
 
     # views of one projection, as in the networks: kernels are compiled for their strides
     dt_low, B, C = empty(b, side, side, k, r + 2 * n).split([r, n, n], dim=-1)
     inputs = Inputs(
         x=empty(b, side, side, d),
-        dt_low=empty(b, side, side, k, d) if dt_given else dt_low,
-        dt_weight=None if dt_given else empty(k, d, r, of=torch.float32),
+        dt_low=empty(b, side, side, k, d) if scan.dt_given else dt_low,
+        dt_weight=None if scan.dt_given else empty(k, d, r, of=torch.float32),
         dt_bias=empty(k, d, of=torch.float32),
         A=empty(k, d, n, of=torch.float32),
         B=B,
         C=C,
         D=empty(k, d, of=torch.float32),
     )
+    choices = (scan.routes, scan.discretization, not scan.dt_given)
     with recorded_launches() as noted:
-        y, _, kept = triton_ss2d.forward(inputs, routes, discretization, not dt_given)
+        y, _, kept = triton_ss2d.forward(inputs, *choices)
         if backward:
             noted.clear()
-            triton_ss2d.backward(y, kept, inputs, routes, discretization, not dt_given)
+            triton_ss2d.backward(y, kept, inputs, *choices)
     return noted
 
 
@@ -201,8 +211,8 @@ def count(variant: Variant, sm: int) -> Compiled:
         elements = BLOCK_L * a["BLOCK_D"] * a.get("ROUTES", 1)
     return Compiled(
         launch.kernel,
-        variant.stage,
-        str(variant.dtype).removeprefix("torch."),
+        variant.scan.stage,
+        str(variant.scan.dtype).removeprefix("torch."),
         launch.order,
         variant.special,
         variant.backward,
@@ -226,32 +236,21 @@ def variants(
     for dtype in dtypes:
         for stage in stages:
             for backward in (False, True):
-                for launch in launches(stage, dtype, "euler", 1, backward):
+                scan = Scan(stage, dtype)
+                for launch in launches(scan, backward):
                     if launch.kernel not in ALIKE or launch.kernel not in met:
-                        yield Variant(stage, dtype, backward, launch)
+                        yield Variant(scan, backward, launch)
                     met.add(launch.kernel)
 
 
-def other_variants(stage: int = 1, dtype: torch.dtype = torch.bfloat16) -> Iterator[Variant]:
-    """What other models and eq. (2) run, and another dtype.
-
-    Exact discretisation, N = 16, LocalMamba's windows, dt given (Mamba's op), channels that fill no block (VMamba-T's
-    first stage), and float16.
-    """
-    windows, both_ways = (Route(window=7), Route(window=7, reverse=True)), (Route(), Route(reverse=True))
+def other_variants() -> Iterator[Variant]:
+    """Those of `SPECIAL`, and float16."""
     for backward in (False, True):
-        others = {
-            "zoh": launches(stage, dtype, "zoh", 1, backward),
-            "N=16": launches(stage, dtype, "euler", 16, backward),
-            "windowed": launches(stage, dtype, "euler", 1, backward, windows),
-            "dt-given": launches(stage, dtype, "euler", 1, backward, both_ways, dt_given=True),
-            "d=96": launches(stage, dtype, "euler", 1, backward, both_ways, channels=96),
-        }
-        for special, noted in others.items():
-            for launch in noted:
+        for special, scan in SPECIAL.items():
+            for launch in launches(scan, backward):
                 if launch.kernel not in ALIKE or (launch.arguments.get("WINDOWED") and not backward):
-                    yield Variant(stage, dtype, backward, launch, special)
-    yield from (variant for variant in variants([stage], [torch.float16]) if variant.launch.kernel not in ALIKE)
+                    yield Variant(scan, backward, launch, special)
+    yield from (variant for variant in variants([1], [torch.float16]) if variant.launch.kernel not in ALIKE)
 
 
 def count_all(chosen: Iterable[Variant], sms: Iterable[int], jobs: int | None = None) -> Iterator[Compiled]:

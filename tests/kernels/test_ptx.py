@@ -7,7 +7,6 @@ blocks of channels that are full, and that no thread reads what another one may 
 import os
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
 
 import pytest
 import torch
@@ -17,44 +16,23 @@ from compiling import program
 from ptx import Card, Race
 from scans import Expected, expect, make, poison, with_dt_given, with_gradients
 
-from benchmarks.ahead_of_time import STAGES
+from benchmarks.ahead_of_time import BOTH_WAYS, SPECIAL, STAGES, Scan
 from benchmarks.host import no_card
-from zeromamba.kernels import CROSS_SCAN, Route, triton_ss2d
+from zeromamba.kernels import triton_ss2d
 from zeromamba.kernels.op import scan
 from zeromamba.kernels.tuning import Config
 
 pytestmark = pytest.mark.skipif(
     triton.__version__.split(".")[:2] != ["3", "9"], reason="ptx.py knows the instructions that Triton 3.9 writes"
 )
-ROWS, WINDOWS = (Route(), Route(reverse=True)), (Route(window=7), Route(window=7, reverse=True))
-
-
-class Case(NamedTuple):
-    """A scan of a stage of VMamba."""
-
-    stage: int = 1
-    dtype: torch.dtype = torch.bfloat16
-    routes: tuple[Route, ...] = CROSS_SCAN
-    discretization: str = "euler"
-    n: int = 1
-    dt_given: bool = False
-    channels: int | None = None  # other than the stage's
-    every_cut: bool = False  # of two images, and for sm_80, too
-
 
 #: All that benchmarks/ahead_of_time.py compiles.
 CASES = {
-    f"stage {stage} {str(dtype).removeprefix('torch.')}": Case(stage, dtype, every_cut=stage == 1)
+    f"stage {stage} {str(dtype).removeprefix('torch.')}": Scan(stage, dtype)
     for stage in STAGES
     for dtype in (torch.bfloat16, torch.float32)
-} | {
-    "zoh": Case(discretization="zoh"),
-    "N=16": Case(n=16),
-    "windowed": Case(routes=WINDOWS),
-    "dt-given": Case(routes=ROWS, dt_given=True),
-    "d=96": Case(routes=ROWS, channels=96),
-    "float16": Case(dtype=torch.float16),
-}
+} | {**SPECIAL, "float16": Scan(dtype=torch.float16)}
+EVERY_CUT = ("stage 1 bfloat16", "stage 1 float32")  # of two images, and for sm_80, too
 
 
 def process(call):
@@ -66,14 +44,15 @@ def process(call):
 
 def agrees(case):
     """Maps of 3 chunks, of which 2 are a segment, or where every cut is asked for each its own or all one, too."""
-    stage, dtype, routes, discretization, n, dt_given, channels, every_cut = CASES[case]
-    _, d, r = STAGES[stage]
-    d, k = channels or d, len(routes)
-    inputs = make(b=1 + every_cut, h=7, w=6, d=d, n=n, r=r, k=k, dtype=dtype)
-    if dt_given:
+    of, every_cut = CASES[case], case in EVERY_CUT
+    _, d, r = STAGES[of.stage]
+    d, k = of.channels or d, len(of.routes)
+    inputs = make(b=1 + every_cut, h=7, w=6, d=d, n=of.n, r=r, k=k, dtype=of.dtype)
+    if of.dt_given:
         inputs = with_dt_given(inputs)
-    dy = torch.randn(inputs.x.shape, generator=torch.Generator().manual_seed(1)).to(dtype)
-    expected = expect(inputs, routes, discretization, dy.double(), softplus=not dt_given, rounded=True)
+    dy = torch.randn(inputs.x.shape, generator=torch.Generator().manual_seed(1)).to(of.dtype)
+    choices = (of.routes, of.discretization, not of.dt_given)
+    expected = expect(inputs, *choices[:2], dy.double(), softplus=not of.dt_given, rounded=True)
     lanes = len(inputs.x) * k * Config().blocks_d(d)
     with pytest.MonkeyPatch.context() as patch:
         poison(patch)
@@ -82,9 +61,7 @@ def agrees(case):
                 config = Config(programs=segments * lanes)
                 patch.setattr(triton_ss2d, "config_for", lambda device, config=config: config)
                 with no_card(Card(sm)):
-                    got = with_gradients(
-                        lambda i: scan(i, routes, discretization, not dt_given, "triton")[0], inputs, dy
-                    )
+                    got = with_gradients(lambda i: scan(i, *choices, "triton")[0], inputs, dy)
                 expected.check(got)
 
 
@@ -119,10 +96,10 @@ def odd_maps_are_read_as_they_lie():
         (64, 2, 2, "dt_low", routes_apart),
     ):
         inputs = make(b=2, h=3, w=6, d=d, r=r, k=k)
-        expected = expect(inputs, ROWS[:k], "euler", inputs.x.double(), rounded=True)
+        expected = expect(inputs, BOTH_WAYS[:k], "euler", inputs.x.double(), rounded=True)
         inputs = inputs._replace(**{name: lay(getattr(inputs, name))})
         with no_card(Card()):
-            got, _ = scan(inputs, ROWS[:k], "euler", True, "triton")
+            got, _ = scan(inputs, BOTH_WAYS[:k], "euler", True, "triton")
         Expected({"y": expected.results["y"]}, expected.budgets).check({"y": got})
 
 
