@@ -8,13 +8,13 @@ import tyro
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from ..backbones import REGISTRY
 from ..build import load_data, restore_model
 from ..checkpoint import RELEASED_SUFFIX, Checkpoint, adopt_released, load_checkpoint
 from ..data import ZSLData
 from ..measuring import pick_device
 from ..messages import option
 from ..model import ZeroShotModel
+from ..report import network, variant
 from ..settings import PAPER_GAMMA, Settings, preset
 
 
@@ -38,7 +38,7 @@ class Run:
         record, settings = self.checkpoint.record, self.settings
         epoch = f", epoch {record.epoch}" if record.epoch else ""  # the released checkpoints do not tell theirs
         return (
-            f"{shown} Run: data set {self.data.name}, {REGISTRY[settings.backbone].title}, variant {settings.variant}, "
+            f"{shown} Run: data set {self.data.name}, {network(settings)}, {variant(settings)}, "
             f"{settings.image_size} px, seed {record.seed}{epoch}; protocol: {record.chosen_by}."
         )
 
