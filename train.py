@@ -16,7 +16,7 @@ from rich.console import Console
 
 from zeromamba import report
 from zeromamba.build import build_model, load_data_sets, missing_weights, restore_model
-from zeromamba.checkpoint import RELEASED_SUFFIX, Checkpoint, adopt_released, check_adoptable, load_checkpoint
+from zeromamba.checkpoint import RELEASED_SUFFIX, Checkpoint, adopt_released, adoptable_gamma, load_checkpoint
 from zeromamba.data import ZSLData
 from zeromamba.entry import errors_in_one_line, expand_home
 from zeromamba.files import write_json, write_text
@@ -88,11 +88,11 @@ def prepare_evaluation(
     path: Path, checkpoint: Checkpoint | None, settings: Settings
 ) -> tuple[Checkpoint, ZeroShotModel, ZSLData]:
     """A checkpoint, ours or (None) the released code's at `path`, its model, and the data to measure it on."""
-    gamma, missing = settings.fixed_gamma(), [] if path.is_file() else [f"--eval {path}: there is no such file"]
+    missing = [] if path.is_file() else [f"--eval {path}: there is no such file"]
     if not checkpoint and not missing:
-        check_adoptable(path, settings, gamma)
+        adoptable_gamma(path, settings)  # before an image is decoded
     (data,) = load_data_sets([settings], missing)
-    checkpoint = checkpoint or adopt_released(path, settings, data, gamma)
+    checkpoint = checkpoint or adopt_released(path, settings, data)
     checkpoint.check_fits(data)
     return checkpoint, restore_model(checkpoint, settings), data
 

@@ -208,7 +208,7 @@ def test_released_zeromamba_with_a_bias_or_without_a_part_is_refused(frozen, dem
     del state["VisionMamba.classifier2.V"]
     torch.save(state, tmp_path / "CUB.pth")
     with pytest.raises(ValueError, match=r"CUB\.pth: .*it lacks VisionMamba\.classifier2\.V"):
-        adopt_released(tmp_path / "CUB.pth", Settings(), demo, gamma=0.3)
+        adopt_released(tmp_path / "CUB.pth", Settings(gamma=0.3), demo)
 
 
 def test_safetensors_return_bits_and_metadata(tmp_path):

@@ -150,14 +150,14 @@ def load_checkpoint(path: Path) -> Checkpoint:
     return Checkpoint(record, state, Z, path)
 
 
-def adopt_released(path: Path, settings: Settings, data: ZSLData, gamma: float | None) -> Checkpoint:
+def adopt_released(path: Path, settings: Settings, data: ZSLData) -> Checkpoint:
     """Read a `{CUB,SUN,AWA2}_best{CZSL,GZSL}.pth` of the released code as a checkpoint on `data`.
 
     Raises:
-        FileNotFoundError, ValueError: as `check_adoptable` and `Released.load`, if it lacks a part of ZeroMamba, or
+        FileNotFoundError, ValueError: as `adoptable_gamma` and `Released.load`, if it lacks a part of ZeroMamba, or
             for another number of attributes.
     """
-    gamma = check_adoptable(path, settings, gamma)
+    gamma = adoptable_gamma(path, settings)
     state = RELEASED.load(path)
     if missing := [key for key, ours in ZEROMAMBA_KEYS.items() if ours not in state]:
         raise ValueError(f"{path}: expected a released ZeroMamba checkpoint, it lacks {listing(missing)}")
@@ -171,12 +171,13 @@ def adopt_released(path: Path, settings: Settings, data: ZSLData, gamma: float |
     return Checkpoint(record, state, data.Z, path)
 
 
-def check_adoptable(path: Path, settings: Settings, gamma: float | None) -> float:
+def adoptable_gamma(path: Path, settings: Settings) -> float:
     """The gamma to use a released checkpoint with.
 
     Raises:
         ValueError: if there is none, or the settings ask for the other variant.
     """
+    gamma = settings.fixed_gamma()
     if gamma is None:
         raise ValueError(f"{path} says nothing of gamma: give --gamma, or --protocol paper for the published one")
     if settings.variant != "released":

@@ -123,7 +123,7 @@ def load_run(command: Command) -> Run:
                 f"{command.checkpoint} does not say on what it was trained: give --dataset cub, sun or awa2"
             )
         settings, data = _data(replace(preset(command.dataset, "paper"), protocol="paper"), command)
-        checkpoint = adopt_released(command.checkpoint, settings, data, settings.fixed_gamma())
+        checkpoint = adopt_released(command.checkpoint, settings, data)
     else:
         checkpoint = load_checkpoint(command.checkpoint)
         settings, data = _data(checkpoint.record.settings, command)
