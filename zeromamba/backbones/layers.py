@@ -77,7 +77,13 @@ def init_linear(module: nn.Module) -> None:
             nn.init.zeros_(module.bias)
 
 
-def initial_dt_bias(k: int, d: int) -> Tensor:
-    """Inverse softplus of dt drawn log-uniformly from [DT_MIN, DT_MAX] (Gu and Dao 2023, section 3.6): (k, d)."""
-    dt = torch.empty(k, d).uniform_(math.log(DT_MIN), math.log(DT_MAX)).exp()
-    return dt + torch.log(-torch.expm1(-dt))
+def scan_parameters(*kd: int, r: int, n: int) -> tuple[nn.Parameter, nn.Parameter, nn.Parameter, nn.Parameter]:
+    """dt_weight (k, d, r), dt_bias (k, d), A_log (k, d, n) and D (k, d) as Mamba starts; without k, of one route.
+
+    The bias is the inverse softplus of dt drawn log-uniformly from [DT_MIN, DT_MAX] (Gu and Dao 2023, section 3.6).
+    """
+    dt_weight = torch.empty(*kd, r).uniform_(-(r**-0.5), r**-0.5)
+    dt = torch.empty(kd).uniform_(math.log(DT_MIN), math.log(DT_MAX)).exp()
+    dt_bias = dt + torch.log(-torch.expm1(-dt))
+    A_log = torch.arange(1, n + 1, dtype=torch.float32).log().repeat(*kd, 1)
+    return nn.Parameter(dt_weight), nn.Parameter(dt_bias), nn.Parameter(A_log), nn.Parameter(torch.ones(kd))

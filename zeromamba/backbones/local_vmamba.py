@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from ..kernels import Discretization, Impl, ss2d
 from ..weights import Released
-from .layers import PreNorm, channels_last, drop_path_rates, init_linear, initial_dt_bias
+from .layers import PreNorm, channels_last, drop_path_rates, init_linear, scan_parameters
 from .local_mamba import ChannelGate, Directions, pad_to_windows
 from .pyramid import Pyramid
 from .vmamba import released_layout
@@ -74,10 +74,7 @@ class LocalSS2D(nn.Module):
         self.in_proj = nn.Linear(channels, 2 * d, bias=False)
         self.conv = nn.Conv2d(d, d, kernel_size=3, padding=1, groups=d)
         self.x_proj = nn.Parameter(torch.empty(k, sum(self.sizes), d).uniform_(-(d**-0.5), d**-0.5))
-        self.dt_weight = nn.Parameter(torch.empty(k, d, r).uniform_(-(r**-0.5), r**-0.5))
-        self.dt_bias = nn.Parameter(initial_dt_bias(k, d))
-        self.A_log = nn.Parameter(torch.arange(1, n + 1, dtype=torch.float32).log().repeat(k, d, 1))
-        self.D = nn.Parameter(torch.ones(k, d))
+        self.dt_weight, self.dt_bias, self.A_log, self.D = scan_parameters(k, d, r=r, n=n)
         self.gate = ChannelGate(d)
         self.norm = nn.LayerNorm(d)
         self.out_proj = nn.Linear(d, channels, bias=False)

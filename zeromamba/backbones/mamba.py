@@ -1,12 +1,11 @@
 """Mamba's scan along one route of a map, of which the mixers of Vim and LocalVim are made."""
 
-import torch
 from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..kernels import Discretization, Impl, Route, ss2d
-from .layers import initial_dt_bias
+from .layers import scan_parameters
 
 KERNEL = 4  # tokens that the convolution sees: one and the three before it
 
@@ -27,10 +26,7 @@ class RouteScan(nn.Module):
         self.discretization, self.impl = discretization, impl
         self.conv = nn.Conv1d(d, d, KERNEL, groups=d, padding=KERNEL - 1)
         self.x_proj = nn.Linear(d, sum(self.sizes), bias=False)
-        self.dt_weight = nn.Parameter(torch.empty(d, r).uniform_(-(r**-0.5), r**-0.5))
-        self.dt_bias = nn.Parameter(initial_dt_bias(1, d)[0])
-        self.A_log = nn.Parameter(torch.arange(1, n + 1, dtype=torch.float32).log().repeat(d, 1))
-        self.D = nn.Parameter(torch.ones(d))
+        self.dt_weight, self.dt_bias, self.A_log, self.D = scan_parameters(d, r=r, n=n)
 
     def forward(self, x: Tensor, route: Route) -> Tensor:
         """Map (b, h, w, d) to the same shape."""

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..kernels import CROSS_SCAN, Discretization, Impl, ss2d
-from .layers import channels_last, initial_dt_bias
+from .layers import channels_last, scan_parameters
 
 
 class SS2D(nn.Module):
@@ -37,10 +37,7 @@ class SS2D(nn.Module):
         self.in_proj = nn.Linear(channels, d, bias=False)
         self.conv = nn.Conv2d(d, d, kernel_size=3, padding=1, groups=d, bias=False)
         self.x_proj = nn.Parameter(torch.empty(k, sum(self.sizes), d).uniform_(-(d**-0.5), d**-0.5))
-        self.dt_weight = nn.Parameter(torch.empty(k, d, r).uniform_(-(r**-0.5), r**-0.5))
-        self.dt_bias = nn.Parameter(initial_dt_bias(k, d))
-        self.A_log = nn.Parameter(torch.arange(1, n + 1, dtype=torch.float32).log().repeat(k, d, 1))
-        self.D = nn.Parameter(torch.ones(k, d))
+        self.dt_weight, self.dt_bias, self.A_log, self.D = scan_parameters(k, d, r=r, n=n)
         self.norm = nn.LayerNorm(d)
         self.out_proj = nn.Linear(d, channels, bias=False)
 
