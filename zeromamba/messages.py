@@ -1,5 +1,6 @@
 """Words that the messages of different files share."""
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 
 LISTED = 8  # the most names of one list in a message
@@ -15,6 +16,11 @@ def listing(items: Iterable[object], separator: str = ", ") -> str:
     texts = [str(item) for item in items]
     more = [f"and {len(texts) - LISTED} more"] if len(texts) > LISTED else []
     return separator.join(texts[:LISTED] + more) or "nothing"
+
+
+def repeated(names: Iterable[str]) -> str | None:
+    """The first of the names that is there more than once; None if each is another one."""
+    return next((name for name, count in Counter(names).items() if count > 1), None)
 
 
 def with_near_matches(names: Sequence[str], known: Iterable[str]) -> str:

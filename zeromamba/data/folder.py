@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..messages import listing, with_near_matches
+from ..messages import listing, repeated, with_near_matches
 from .base import ZSLData, check_parts, choose_validation_classes, stratified
 from .pixels import ImageFiles, require_files
 from .prototypes import require_distinct, unit_prototypes
@@ -128,9 +128,7 @@ def read_image_folders(root: Path, least: int = 1) -> dict[str, list[str]]:
     }
     if not files:
         raise ValueError(f"{root} has no folders, expected one for each class")
-    if len(files) < len(folders):
-        names = [composed(folder.name) for folder in folders]
-        twice = next(name for name in names if names.count(name) > 1)
+    if twice := repeated(composed(folder.name) for folder in folders):
         raise ValueError(f"{root} has two folders {twice!r}, whose names differ in their bytes alone: make them one")
     require_images(root, files, least)
     return files
@@ -201,8 +199,8 @@ def read_unseen(path: Path, class_names: Sequence[str]) -> set[str]:
     names = [line.strip() for line in read_text(path).splitlines() if line.strip()]
     if not names:
         raise ValueError(f"{path} is empty, expected the names of classes never to train on, one a line")
-    if len(set(names)) < len(names):
-        raise ValueError(f"{path}: {next(n for n in names if names.count(n) > 1)!r} is there more than once")
+    if twice := repeated(names):
+        raise ValueError(f"{path}: {twice!r} is there more than once")
     unknown = [name for name in names if name not in class_names]
     if unknown:
         raise ValueError(

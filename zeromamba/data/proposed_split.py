@@ -14,6 +14,7 @@ import scipy.io
 import torch
 from torch import Tensor
 
+from ..messages import repeated
 from .base import check_parts
 from .prototypes import require_distinct, unit_prototypes
 
@@ -58,8 +59,7 @@ def read_split(split_dir: Path, anchor: str) -> ProposedSplit:
     res101, att_splits = (split_dir / file for file in SPLIT_FILES)
     images, splits = (read_mat(path, SPLIT_FILES[path.name]) for path in (res101, att_splits))
     names, paths = strings(splits["allclasses_names"]), strings(images["image_files"])
-    if len(set(names)) < len(names):
-        twice = next(name for name in names if names.count(name) > 1)
+    if (twice := repeated(names)) is not None:
         raise ValueError(f"{att_splits}: allclasses_names has {twice!r} more than once")
     labels = from_one(images["labels"], len(names), f"{res101}: labels", "classes in allclasses_names")
     if len(labels) != len(paths):

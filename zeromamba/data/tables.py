@@ -8,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
+from ..messages import repeated
+
 SEPARATORS = {";": "semicolons", "\t": "tabs"}  # that spreadsheets write where commas are meant
 
 
@@ -57,8 +59,7 @@ def _titles(cells: list[str], path: Path) -> tuple[str, ...]:
         raise ValueError(f"{path}: line 1 must name the attributes; it holds numbers: put a line of names before it")
     if "" in cells:
         raise ValueError(f"{path}: line 1, column {cells.index('') + 2} has no name: name it, or remove the column")
-    if len(set(cells)) < len(cells):
-        twice = next(name for name in cells if cells.count(name) > 1)
+    if twice := repeated(cells):
         raise ValueError(f"{path}: line 1 has the column {twice!r} more than once")
     return tuple(cells)
 

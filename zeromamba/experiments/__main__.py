@@ -15,6 +15,7 @@ from ..build import load_data_sets
 from ..entry import errors_in_one_line, expand_home
 from ..figures import require_packages
 from ..measuring import pick_device
+from ..messages import repeated
 from ..model import VariantName
 from ..settings import ProtocolName, Settings
 from .grids import EXPERIMENTS, Experiment, ExperimentName, at_reduced_size
@@ -71,8 +72,7 @@ def plan_all(command: CommandLine, experiment: Experiment, out: Path) -> list[Ce
     commons = [{**command.common(), "dataset": name} for name in names]
     missing = [text for common in commons for text in missing_files(experiment, common)]
     data = load_data_sets([replace(Settings(), **common) for common in commons], missing)
-    called = [own.name for own in data]
-    if len(set(called)) < len(called):
+    if repeated(own.name for own in data):
         raise ValueError(
             f"--datasets {' '.join(names)}: two are called alike, and so would their runs be: rename a folder"
         )
