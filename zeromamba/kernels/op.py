@@ -20,6 +20,11 @@ from .routes import CROSS_SCAN, Route
 
 DISCRETIZATIONS: tuple[str, ...] = get_args(Discretization)
 IMPLS: tuple[str, ...] = get_args(Impl)
+DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+AXES = {
+    "x": "bhwd", "dt_low": "bhwkr", "dt_weight": "kdr", "dt_bias": "kd",
+    "A": "kdn", "B": "bhwkn", "C": "bhwkn", "D": "kd",
+}  # fmt: skip
 
 
 def ss2d(
@@ -264,16 +269,3 @@ def check_kind(name: str, given: Tensor, first: str, device: torch.device) -> No
         raise TypeError(f"{name}: expected one of {DTYPES}, got {given.dtype}")
     if given.device != device:
         raise ValueError(f"{name}: expected device {device}, where {first} is, got {given.device}")
-
-
-AXES = {
-    "x": tuple("bhwd"),
-    "dt_low": tuple("bhwkr"),
-    "dt_weight": tuple("kdr"),
-    "dt_bias": tuple("kd"),
-    "A": tuple("kdn"),
-    "B": tuple("bhwkn"),
-    "C": tuple("bhwkn"),
-    "D": tuple("kd"),
-}
-DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
