@@ -155,11 +155,7 @@ def main(argv: list[str] | None = None) -> None:
         else:
             settings, data, folder = prepare_training(command, settings, device)
     goes_on = "" if command.eval else f"python train.py --resume {shlex.quote(str(folder))} goes on"
-    with errors_in_one_line(
-        f"; {goes_on}" if goes_on else "",
-        interrupted=f"interrupted: {goes_on}" if goes_on else "interrupted",
-        memory="A smaller --batch-size needs less memory, and so does --grad-checkpoint",
-    ):
+    with errors_in_one_line(goes_on, memory="A smaller --batch-size needs less memory, and so does --grad-checkpoint"):
         if command.eval:
             evaluate(measured, model, settings, data, device, command.out)
         else:

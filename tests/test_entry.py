@@ -35,7 +35,7 @@ def test_a_full_disk_names_the_file(tmp_path, monkeypatch):
     full = OSError(errno.ENOSPC, "No space left on device")  # as a file's `write` says it
     monkeypatch.setattr(files.os, "fsync", Mock(side_effect=full))
     with pytest.raises(SystemExit, match=rf"^error: .*No space left on device: '{tmp_path}/state\.pt'; goes on$"):  # noqa: SIM117
-        with errors_in_one_line("; goes on"):
+        with errors_in_one_line("goes on"):
             files.write_bytes(tmp_path / "state.pt", b"")
 
 

@@ -20,13 +20,12 @@ def expand_home(argv: list[str] | None) -> list[str]:
 
 @contextmanager
 def errors_in_one_line(
-    after: str = "", *, interrupted: str = "interrupted", memory: str = "--device cpu takes the machine's own memory"
+    goes_on: str = "", *, memory: str = "--device cpu takes the machine's own memory"
 ) -> Iterator[None]:
     """Turn what the user, the input, the disk or the training can cause into one line and exit status 1.
 
     Args:
-        after: how to go on after an error, behind its message.
-        interrupted: the line after Ctrl-C.
+        goes_on: what goes on where this ends, told after Ctrl-C and behind an error's message.
         memory: what needs less of the device's memory, on a line of its own where that was too small.
 
     Raises:
@@ -35,10 +34,11 @@ def errors_in_one_line(
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a file's name may be no text in the terminal's encoding
             stream.reconfigure(errors="backslashreplace")
+    after = f"; {goes_on}" if goes_on else ""
     try:
         yield
     except KeyboardInterrupt:
-        sys.exit(interrupted)
+        sys.exit(f"interrupted: {goes_on}" if goes_on else "interrupted")
     except (torch.OutOfMemoryError, MemoryError) as error:
         sys.exit(f"error: {error or 'out of memory'}\n{memory}{after}")
     except FloatingPointError as error:  # training diverged, and would again

@@ -105,10 +105,7 @@ def main(argv: list[str] | None = None) -> None:
         cells = plan_all(command, experiment, out)
         folder.mkdir(parents=True, exist_ok=True)
         open_all(cells, device)
-    goes_on = "started again, it goes on"
-    with errors_in_one_line(
-        f"; {goes_on}", interrupted=f"interrupted: {goes_on}", memory="--grad-checkpoint needs less memory"
-    ):
+    with errors_in_one_line("started again, it goes on", memory="--grad-checkpoint needs less memory"):
         for _ in run_all(cells, device):
             write_tables(experiment, cells, folder)
         write(experiment, cells, folder, device)
