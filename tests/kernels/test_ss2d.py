@@ -12,6 +12,7 @@ from scans import (
     ROUTE_SETS,
     UNIT,
     expect,
+    inputs32,
     inputs64,
     make,
     poison,
@@ -94,17 +95,14 @@ def test_dt_given_for_every_channel(impl):
 
 @pytest.mark.parametrize("impl", IMPLS)
 def test_maps_of_any_strides(impl):
-    """Channels first as a convolution leaves them, parts of one projection, and every second row."""
+    """Channels first as a convolution leaves them, parts of one projection as `make` has them, and every second row."""
     inputs = make(b=2, h=4, w=5, d=4, n=2, r=3)
-    projected = torch.cat([inputs.dt_low, inputs.B, inputs.C], dim=-1)
-    dt_low, B, C = projected.split([3, 2, 2], dim=-1)
-    x = inputs.x.permute(0, 3, 1, 2).contiguous().permute(0, 2, 3, 1)
-    strided = inputs._replace(x=x, dt_low=dt_low, B=B, C=C)
-    assert not any(v.is_contiguous() for v in (x, dt_low, B, C))
-    assert torch.equal(ss2d(*strided, impl=impl), ss2d(*inputs, impl=impl))
+    inputs = inputs._replace(x=inputs.x.permute(0, 3, 1, 2).contiguous().permute(0, 2, 3, 1))
     every_second = Inputs(*(v[:, ::2] if v.ndim > 3 else v for v in inputs))
-    copied = Inputs(*(v.contiguous() for v in every_second))
-    assert torch.equal(ss2d(*every_second, impl=impl), ss2d(*copied, impl=impl))
+    for strided in (inputs, every_second):
+        assert not any(v.is_contiguous() for v in (strided.x, strided.dt_low, strided.B, strided.C))
+        copied = Inputs(*(v.contiguous() for v in strided))
+        assert torch.equal(ss2d(*strided, impl=impl), ss2d(*copied, impl=impl))
 
 
 @st.composite
@@ -179,9 +177,7 @@ def test_the_vectorised_scan_in_float64_is_right_to_float64_s_rounding(discretiz
     inputs = inputs64(make(b=2, h=5, w=7, n=3))
     dy = torch.randn_like(inputs.x)
     exact = with_gradients(reference_scan(CROSS_SCAN, discretization, torch.float64), inputs, dy)
-    single = with_gradients(
-        reference_scan(CROSS_SCAN, discretization, torch.float32), Inputs(*(v.float() for v in inputs)), dy
-    )
+    single = with_gradients(reference_scan(CROSS_SCAN, discretization, torch.float32), inputs32(inputs), dy)
     got = with_gradients(lambda i: ss2d(*i, discretization=discretization, impl="torch"), inputs, dy)
     finer = UNIT[torch.float64] / UNIT[torch.float32]  # the same errors, of smaller roundings
     for name, value in exact.items():
@@ -249,12 +245,8 @@ def test_dt_given_with_a_bias_ends_with_the_map(programs, reverse, softplus, mon
     bias = torch.full_like(inputs.dt_bias, 0.7)
     inputs = inputs._replace(dt_low=inputs.dt_low.abs() / 10, dt_weight=None, dt_bias=bias)
     dy, routes = torch.randn_like(inputs.x), (Route(reverse=reverse),)
-    exact = with_gradients(lambda i: scan(i, routes, "zoh", softplus, "reference")[0], inputs64(inputs), dy.double())
-    single = with_gradients(lambda i: scan(i, routes, "zoh", softplus, "reference")[0], inputs, dy)
-    got = with_gradients(lambda i: scan(i, routes, "zoh", softplus, "triton")[0], inputs, dy)
-    for name, value in exact.items():
-        budget = 4 * rms(single[name] - value) + 8 * UNIT[torch.float32] * rms(value)
-        assert rms(got[name] - value) <= budget, name
+    expected = expect(inputs, routes, "zoh", dy.double(), softplus=softplus)
+    expected.check(with_gradients(lambda i: scan(i, routes, "zoh", softplus, "triton")[0], inputs, dy))
 
 
 @pytest.mark.parametrize("routes", ["ss2d", "windows"])
