@@ -25,6 +25,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from zeromamba.backbones.vmamba import VMamba
+
 OUTPUTS = Path(__file__).with_name("released_outputs.json")
 
 # A model small enough to freeze: four widths that do not double, dt ranks from 1 to 4, maps of 18x10 to 3x2 tokens.
@@ -38,6 +40,11 @@ DIRECTIONS = [["h", "v", "w2", "w7"], ["h_flip", "v_flip", "w2_flip", "w7_flip"]
 LOCALVIM = {"embed_dim": 32, "depth": 2, "directions": DIRECTIONS, "ssm_cfg": {"d_state": 4}, "img_size": 80}
 LOCALVMAMBA = {"dims": [16, 24], "depths": [1, 1], "directions": DIRECTIONS, "ssm_d_state": 3}
 SMALL_IMAGES = {"vim": [(64, 48)], "localvim": [(80, 80), (100, 100)], "localvmamba": [(40, 40), (56, 56)]}
+
+
+def small_vmamba(**options):
+    """Our side of it."""
+    return VMamba(DIMS, DEPTHS, ssm_ratio=SSM_RATIO, **options)
 
 
 def formula(shape, seed):

@@ -1,4 +1,7 @@
-"""Vim, LocalVim and LocalVMamba: agreement with the released code, their published sizes, any size of image."""
+"""Vim, LocalVim and LocalVMamba: agreement with the released code, their published sizes, any size of image.
+
+And of these and VMamba, of which `test_backbone.py` has that, what is the same of all.
+"""
 
 import math
 import re
@@ -20,6 +23,7 @@ from zeromamba.training import is_undecayed
 from zeromamba.weights import load_strict
 
 NAMES = ["vim", "localvim", "localvmamba"]
+ALL = ["vmamba", *NAMES]
 RELEASED = {"vim": vim.RELEASED, "localvim": local_vim.RELEASED, "localvmamba": local_vmamba.RELEASED}
 LARGE = ["vim-small", "localvim-tiny", "localvim-small", "localvmamba-small"]
 
@@ -37,6 +41,8 @@ DIRECTIONS = [tuple(ROUTES[name] for name in layer) for layer in released.DIRECT
 
 def small(name, **options):
     """The backbone of `released_outputs.json`, of which `released.py` has the other side."""
+    if name == "vmamba":
+        return released.small_vmamba(**options)
     if name == "vim":
         return Vim(32, 3, grid=(4, 3), state=4, **options)
     if name == "localvim":
@@ -216,19 +222,22 @@ def test_windows_are_filled_with_zeros_at_the_right_and_lower_border():
     assert pad_to_windows(x, 0) is x
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_gradient_checkpointing_changes_no_gradient_and_every_parameter_gets_one(name):
-    grads = []
+@pytest.mark.parametrize("name", ALL)
+def test_gradient_checkpointing_changes_no_gradient_and_no_draw_and_every_parameter_gets_a_gradient(name):
+    """In float64, which every layer takes."""
+    grads, draws = [], []
     for grad_checkpoint in (False, True):
         torch.manual_seed(0)
-        backbone = small(name, drop_path=0.3, grad_checkpoint=grad_checkpoint).train()
-        features = backbone(torch.randn(4, 3, 48, 48))
+        backbone = small(name, drop_path=0.3, grad_checkpoint=grad_checkpoint).double().train()
+        features = backbone(torch.randn(4, 3, 48, 33, dtype=torch.float64))
         (features.map.square().mean() + features.pooled.square().mean()).backward()
         grads.append({key: p.grad for key, p in backbone.named_parameters()})
+        draws.append(torch.rand(1))
     for key, grad in grads[0].items():
         assert grad is not None, key
         assert grad.any(), key
         torch.testing.assert_close(grad, grads[1][key], rtol=0, atol=0)
+    assert draws[0] == draws[1]
 
 
 def test_stochastic_depth_rises_to_the_published_rates():
@@ -241,7 +250,7 @@ def test_stochastic_depth_rises_to_the_published_rates():
     assert last["localvim-tiny"][10] == pytest.approx(0.1 * 10 / 19)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", ALL)
 @torch.no_grad()
 def test_bf16_autocast_stays_close_to_float32(name):
     backbone, images = small(name).eval(), torch.randn(2, 3, 64, 48)

@@ -11,7 +11,7 @@ from torch import nn
 from zeromamba import files
 from zeromamba.ablations import Baseline
 from zeromamba.backbones import ImageNetClassifier, build_backbone
-from zeromamba.backbones.vmamba import RELEASED, VMamba
+from zeromamba.backbones.vmamba import RELEASED
 from zeromamba.build import load_pretrained
 from zeromamba.checkpoint import RELEASED as ZEROMAMBA
 from zeromamba.checkpoint import adopt_released
@@ -33,15 +33,11 @@ def checkpoint(frozen):
 
 @pytest.fixture
 def classifier():
-    return ImageNetClassifier(vmamba())
-
-
-def vmamba():
-    return VMamba(released.DIMS, released.DEPTHS, ssm_ratio=released.SSM_RATIO)
+    return ImageNetClassifier(released.small_vmamba())
 
 
 def zeromamba(variant="released"):
-    return ZeroMamba(vmamba(), torch.ones(released.ATTRIBUTES, 300), variant)
+    return ZeroMamba(released.small_vmamba(), torch.ones(released.ATTRIBUTES, 300), variant)
 
 
 def test_every_released_parameter_has_its_place(tmp_path, checkpoint, classifier):
@@ -157,7 +153,7 @@ def test_an_imagenet_checkpoint_starts_the_backbone_and_the_head_of_the_variant_
 
 def test_an_imagenet_checkpoint_starts_the_backbone_of_a_composition_without_grl(tmp_path, checkpoint):
     torch.save({"model": checkpoint}, tmp_path / "vssm.pth")
-    model = Baseline(vmamba(), released.ATTRIBUTES)
+    model = Baseline(released.small_vmamba(), released.ATTRIBUTES)
     load_pretrained(model, "small", tmp_path / "vssm.pth")
     assert torch.equal(model.state_dict()["backbone.norm.weight"], checkpoint["classifier.norm.weight"])
 
