@@ -1,11 +1,11 @@
 """Released checkpoints under our names, strictly; safetensors that are never half written."""
 
-import os
 import pickle
 
 import pytest
 import released
 import torch
+from harmful import Harmful
 from torch import nn
 
 from zeromamba import files
@@ -106,11 +106,8 @@ def test_a_checkpoint_without_model_says_what_it_has(tmp_path):
         RELEASED.load(tmp_path / "other.pth")
 
 
-def test_a_pickle_that_would_run_code_is_refused_and_does_not_run(tmp_path):
-    class Harmful:
-        def __reduce__(self):
-            return os.mkdir, (str(tmp_path / "ran"),)
-
+def test_a_pickle_that_would_run_code_is_refused_and_does_not_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     torch.save({"model": Harmful()}, tmp_path / "harmful.pth")
     (tmp_path / "plain.pth").write_bytes(pickle.dumps(Harmful(), protocol=2))
     for name in ("harmful.pth", "plain.pth"):

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from harmful import Harmful
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
@@ -17,11 +18,6 @@ from zeromamba.data import load_dataset
 from zeromamba.settings import preset
 
 TINY = ("--preset", "small", "--image-size", "32", "--epochs", "1", "--workers", "0", "--device", "cpu")
-
-
-class Malicious:
-    def __reduce__(self):
-        return os.mkdir, ("ran",)
 
 
 @pytest.fixture
@@ -80,7 +76,7 @@ BAD = {
         ("att_splits.mat: att", "attribute 3 of class '002.Wren'", "nan"),
     ),
     "pickle that runs code": (
-        lambda cub: setattr(cub, "vectors", Malicious()),
+        lambda cub: setattr(cub, "vectors", Harmful()),
         ("CUB_attribute.pkl", "would run code", f"{os.name}.mkdir"),
     ),
 }
@@ -162,7 +158,7 @@ def test_checkpoint_of_another_data_set(checkpoint, error_of, tiny):
 
 
 @pytest.mark.parametrize("option", [("--weights",), ("--protocol", "paper", "--eval")], ids=["weights", "eval"])
-@pytest.mark.parametrize("content", [{"model": Malicious()}, {"model": {"pos_embed": 1.0}}, [1, 2]])
+@pytest.mark.parametrize("content", [{"model": Harmful()}, {"model": {"pos_embed": 1.0}}, [1, 2]])
 def test_released_file_that_runs_code_or_is_of_another_model(cub, error_of, tmp_path, option, content):
     cub.write()
     path = tmp_path / "released.pth"
@@ -174,7 +170,7 @@ def test_released_file_that_runs_code_or_is_of_another_model(cub, error_of, tmp_
 def test_plain_pickle_that_runs_code(cub, error_of, tmp_path, option):
     cub.write()
     path = tmp_path / "released.pth"
-    path.write_bytes(pickle.dumps(Malicious(), protocol=2))
+    path.write_bytes(pickle.dumps(Harmful(), protocol=2))
     assert str(path) in error_of("--protocol", "paper", option, path)
 
 

@@ -6,16 +6,12 @@ import pickle
 import numpy as np
 import pytest
 import torch
+from harmful import Harmful
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from zeromamba.data.word_vectors import ADMITTED, PickleRunsCodeError, read_pickled_array, word_vectors
-
-
-class Malicious:
-    def __reduce__(self):
-        return os.mkdir, ("ran",)
 
 
 @given(
@@ -39,7 +35,7 @@ def test_arrays_come_back_whichever_numpy_pickled_them(tmp_path_factory, array, 
 def test_pickle_that_would_run_code(tmp_path, monkeypatch, protocol, wrap):
     monkeypatch.chdir(tmp_path)
     path = tmp_path / "evil.pkl"
-    path.write_bytes(pickle.dumps(wrap(Malicious()), protocol=protocol))
+    path.write_bytes(pickle.dumps(wrap(Harmful()), protocol=protocol))
     with pytest.raises(PickleRunsCodeError, match=r"evil\.pkl: reading this pickle would run code, it asks for "):
         read_pickled_array(path)
     assert not (tmp_path / "ran").exists()
@@ -47,7 +43,7 @@ def test_pickle_that_would_run_code(tmp_path, monkeypatch, protocol, wrap):
 
 def test_error_names_what_the_pickle_asks_for(tmp_path):
     path = tmp_path / "evil.pkl"
-    path.write_bytes(pickle.dumps(Malicious()))
+    path.write_bytes(pickle.dumps(Harmful()))
     with pytest.raises(PickleRunsCodeError, match=rf"asks for {os.name}\.mkdir"):
         read_pickled_array(path)
 
@@ -55,7 +51,7 @@ def test_error_names_what_the_pickle_asks_for(tmp_path):
 def test_code_inside_an_array_of_objects(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     path = tmp_path / "evil.pkl"
-    path.write_bytes(pickle.dumps(np.array([Malicious(), None], dtype=object)))
+    path.write_bytes(pickle.dumps(np.array([Harmful(), None], dtype=object)))
     with pytest.raises(PickleRunsCodeError):
         read_pickled_array(path)
     assert not (tmp_path / "ran").exists()

@@ -1,0 +1,10 @@
+"""What a pickle of an attacker's would hold."""
+
+import os
+
+
+class Harmful:
+    """Makes the folder "ran" when it is unpickled."""
+
+    def __reduce__(self):
+        return os.mkdir, ("ran",)
