@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 import train
 from zeromamba import training
-from zeromamba.build import load_data
+from zeromamba.build import load_data_sets
 from zeromamba.checkpoint import load_checkpoint
 from zeromamba.settings import Settings, preset
 
@@ -71,7 +71,7 @@ def test_test_images_choose_nothing_by_default(finished):
 
 @pytest.mark.parametrize("protocol", ["validation", "paper"])
 def test_what_was_taken_where_there_was_a_choice_is_noted(protocol, tiny, capsys):
-    data = load_data(Settings(dataset=str(tiny), protocol=protocol))
+    (data,) = load_data_sets([Settings(dataset=str(tiny), protocol=protocol)])
     printed = capsys.readouterr().out
     assert f"note: word vectors: the identity, as there is no {tiny / 'word_vectors.csv'}" in printed
     names = ", ".join(data.class_names[c] for c in data.val_classes)

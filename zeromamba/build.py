@@ -18,12 +18,6 @@ from .weights import Released, load_strict
 PRETRAINED_PARTS = ("backbone.", "grl.head.")  # what an ImageNet checkpoint covers
 
 
-def load_data(settings: Settings) -> ZSLData:
-    """The data set that the settings name; arguments and errors as `load_data_sets`."""
-    (data,) = load_data_sets([settings])
-    return data
-
-
 def load_data_sets(runs: Sequence[Settings], missing: Sequence[str] = ()) -> list[ZSLData]:
     """The data set of each run, checked; prints what a user should know of it.
 

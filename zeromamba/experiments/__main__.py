@@ -66,7 +66,7 @@ def plan_all(command: CommandLine, experiment: Experiment, out: Path) -> list[Ce
 
     Raises:
         FileNotFoundError: for all weights and data sets that are missing.
-        ValueError: as `plan` and `load_data`.
+        ValueError: as `plan` and `load_data_sets`.
     """
     names = dict.fromkeys(command.datasets or experiment.datasets)
     commons = [{**command.common(), "dataset": name} for name in names]

@@ -8,7 +8,7 @@ import tyro
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from ..build import load_data, restore_model
+from ..build import load_data_sets, restore_model
 from ..checkpoint import RELEASED_SUFFIX, Checkpoint, adopt_released, load_checkpoint
 from ..data import ZSLData
 from ..measuring import pick_device
@@ -139,4 +139,5 @@ def _data(settings: Settings, command: Command) -> tuple[Settings, ZSLData]:
         data_root=command.data_root or settings.data_root,
         check_images=False,  # whichever are drawn are decoded then, and named if they cannot be
     )
-    return settings, load_data(settings)
+    (data,) = load_data_sets([settings])
+    return settings, data
