@@ -105,7 +105,7 @@ class Settings:
     workers: int = min(8, os.cpu_count() or 1)
     """processes that read images: 8, or as many as there are cores"""
     check_images: bool = True
-    """read every image once before training starts: broken ones and, in your own folder, copies are found"""
+    """read every image once before training starts, which finds broken ones"""
 
     def __post_init__(self) -> None:
         floats = [name for name, value in vars(self).items() if isinstance(value, float)]

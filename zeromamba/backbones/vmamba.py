@@ -71,7 +71,7 @@ class VMamba(Pyramid):
             mixer = SS2D(dim, ratio=ssm_ratio, state=state, discretization=discretization, impl=impl)
             return VSSBlock(dim, mixer, next(rates))
 
-        # in the order of the image's way, which is the order of the random numbers
+        # which of a seed's random numbers each gets is a matter of this order
         stem = Stem(dims[0])
         downsamples = [Downsample(dim, out) for dim, out in pairwise(dims)]
         stages = [[block(dim) for _ in range(depth)] for dim, depth in zip(dims, depths, strict=True)]
