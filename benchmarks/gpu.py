@@ -21,8 +21,22 @@ SETTINGS = ((448, 16), (224, 128), (448, 1), (1024, 6))
 
 
 @dataclass(frozen=True)
+class Figures:
+    """What a contender takes whose result is right."""
+
+    forward_ms: float
+    forward_backward_ms: float
+    device_forward_ms: float | None  # the host's part left out
+    device_forward_backward_ms: float | None
+    floors_forward: Floors  # of the scan alone, ours
+    floors_forward_backward: Floors
+    peak_bytes: int | None  # None on a CPU
+    kept_an_element: float  # bytes
+
+
+@dataclass(frozen=True)
 class Row:
-    """One contender at one size. Figures are None where it did not run, or its result was wrong: `note` says why."""
+    """One contender at one size; without figures where it did not run, or its result was wrong: `note` says why."""
 
     contender: str
     cut: str
@@ -30,14 +44,7 @@ class Row:
     size: Size
     note: str = ""
     difference: float | None = None
-    forward_ms: float | None = None
-    forward_backward_ms: float | None = None
-    device_forward_ms: float | None = None  # the host's part left out
-    device_forward_backward_ms: float | None = None
-    floors_forward: Floors | None = None  # of cut "scan", ours
-    floors_forward_backward: Floors | None = None
-    peak_bytes: int | None = None
-    kept_an_element: float | None = None  # bytes
+    figures: Figures | None = None
 
 
 def sizes() -> list[Size]:
@@ -142,19 +149,17 @@ def _measure_one(
             return None
         return median_ms(run, device, repeats, host_ahead=True)
 
-    with_floors = contender.cut == "scan"
-    return replace(
-        row,
-        difference=difference,
+    figures = Figures(
         forward_ms=median_ms(forward, device, repeats),
         forward_backward_ms=median_ms(both, device, repeats),
         device_forward_ms=on_device(forward),
         device_forward_backward_ms=on_device(both),
-        floors_forward=floors(size, dtype, card, False, counted) if with_floors else None,
-        floors_forward_backward=floors(size, dtype, card, True, counted) if with_floors else None,
+        floors_forward=floors(size, dtype, card, False, counted),
+        floors_forward_backward=floors(size, dtype, card, True, counted),
         peak_bytes=peak_bytes(both, device, beyond=True),
         kept_an_element=kept_bytes(prepared.forward, prepared.parameters) / size.elements,
     )
+    return replace(row, difference=difference, figures=figures)
 
 
 def _difference(found: list[Tensor], expected: list[Tensor]) -> float:
@@ -203,22 +208,19 @@ def table(rows: list[Row]) -> str:
         f"{'differ':>8}"
     ]
     for row in rows:
-        s = row.size
+        s, f = row.size, row.figures
         start = f"{row.cut:5}{row.contender:29}{row.dtype:9}{s.stage:6}{s.image:6}{s.b:6}"
-        if row.forward_ms is None or row.forward_backward_ms is None:
+        if f is None:
             lines.append(f"{start}  {row.note.partition('. ')[0]}")
             continue
         cells, issue = "", []
-        busy = [f"{ms:.3f}" for ms in (row.device_forward_ms, row.device_forward_backward_ms) if ms is not None]
-        for ms, floor in (
-            (row.forward_ms, row.floors_forward),
-            (row.forward_backward_ms, row.floors_forward_backward),
-        ):
-            cells += f"{ms:9.3f}" + (f"{floor.highest / ms:7.0%}" if floor else f"{'':7}")
-            if floor is not None and floor.instructions is not None:
+        busy = [f"{ms:.3f}" for ms in (f.device_forward_ms, f.device_forward_backward_ms) if ms is not None]
+        for ms, floor in ((f.forward_ms, f.floors_forward), (f.forward_backward_ms, f.floors_forward_backward)):
+            cells += f"{ms:9.3f}" + (f"{floor.highest / ms:7.0%}" if row.cut == "scan" else f"{'':7}")
+            if row.cut == "scan" and row.contender == "triton" and floor.instructions is not None:
                 issue.append(f"{floor.instructions:.3f}")
         lines.append(
-            f"{start}{cells}{', '.join(busy):>20}{', '.join(issue) if row.contender == 'triton' else '':>20}"
-            f"{(row.peak_bytes or 0) / 1e6:9.0f}{row.kept_an_element or 0:7.1f}{row.difference or 0:8.0e}"
+            f"{start}{cells}{', '.join(busy):>20}{', '.join(issue):>20}"
+            f"{(f.peak_bytes or 0) / 1e6:9.0f}{f.kept_an_element:7.1f}{row.difference or 0:8.0e}"
         )
     return "\n".join(lines)

@@ -11,7 +11,7 @@ from zeromamba.extras import how_to_install
 def plot_gpu(rows: list[Row], title: str, path: Path) -> None:
     """A panel for each image size and pass of the whole SS2D in bfloat16: ms over the stage, a line a contender."""
     plt = pyplot()
-    shown = [row for row in rows if row.cut == "ss2d" and row.dtype == "bfloat16" and row.forward_ms is not None]
+    shown = [row for row in rows if row.cut == "ss2d" and row.dtype == "bfloat16" and row.figures is not None]
     settings = list(dict.fromkeys((row.size.image, row.size.b) for row in shown))
     figure, axes = plt.subplots(2, max(1, len(settings)), figsize=(3 * max(1, len(settings)), 6), squeeze=False)
     for column, setting in enumerate(settings):
@@ -22,7 +22,8 @@ def plot_gpu(rows: list[Row], title: str, path: Path) -> None:
             here = [row for row in shown if (row.size.image, row.size.b) == setting]
             for contender in dict.fromkeys(row.contender for row in here):
                 own = [row for row in here if row.contender == contender]
-                axis.plot([row.size.stage for row in own], [getattr(row, field) for row in own], "o-", label=contender)
+                times = [getattr(row.figures, field) for row in own]
+                axis.plot([row.size.stage for row in own], times, "o-", label=contender)
             axis.set(title=f"{setting[0]} px, batch {setting[1]}\n{label}", xlabel="stage", ylabel="ms", yscale="log")
             axis.set_xticks([1, 2, 3, 4])
     if settings:

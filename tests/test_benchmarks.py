@@ -1,6 +1,7 @@
 """The scan's benchmark without a GPU, and the timings that guard the CPU paths (`pytest --benchmark-only`)."""
 
 import json
+import math
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -11,15 +12,17 @@ import torch
 from benchmarks import cpu_paths, gpu
 from benchmarks.ahead_of_time import Compiled
 from benchmarks.contenders import CONTENDERS
-from benchmarks.floors import Card, Size, floors, instructions_an_element
+from benchmarks.floors import Card, Floors, Size, floors, instructions_an_element
 from benchmarks.goals import at_least, at_most, goals
-from benchmarks.gpu import Row
+from benchmarks.gpu import Figures, Row
 from benchmarks.scan import Options, compile_time, main, parse
 from benchmarks.timing import kept_bytes
 
 STAGE_1 = Size(stage=1, image=448, b=16, side=112, d=192, r=6)
 COUNTED = {(1, "bfloat16", False): {"segment_states": 30.0, "segment_outputs": 40.0}}
 H200 = Card("H200", bandwidth=4.3e12, multiprocessors=132, clock=1.98e9)
+FLOORS = Floors(memory=0.1, special=0.2, instructions=None)
+FIGURES = Figures(1.0, 3.0, None, None, FLOORS, FLOORS, None, kept_an_element=3.5)
 
 
 @pytest.fixture
@@ -77,7 +80,7 @@ def test_contenders_agree_where_they_can_run_and_are_named_where_not(monkeypatch
     assert [(row.contender, row.cut) for row in rows] == [(c.name, c.cut) for c in CONTENDERS]
     for row in rows:
         if row.contender == "torch":
-            assert row.forward_ms > 0
+            assert row.figures.forward_ms > 0
             assert 0 < row.difference < 0.05
         elif row.contender != "triton":
             assert "cannot be imported" in row.note
@@ -95,8 +98,8 @@ def test_a_wrong_contender_on_the_way_to_a_gpu_is_refused(monkeypatch):
     monkeypatch.setattr(gpu, "CONTENDERS", (honest, replace(honest, name="wrong", prepare=prepare)))
     monkeypatch.setattr(gpu, "sizes", lambda: [Size(1, 448, 1, 3, 8, 1)])
     right, wrong = gpu.measure(torch.device("cpu"), H200, (torch.float32,), {}, repeats=1)
-    assert right.forward_ms > 0
-    assert wrong.forward_ms is None
+    assert right.figures.forward_ms > 0
+    assert wrong.figures is None
     assert "WRONG" in wrong.note
 
 
@@ -119,7 +122,7 @@ def test_one_wrong_token_among_many_is_found(cut, monkeypatch):
     monkeypatch.setattr(gpu, "CONTENDERS", (honest, replace(honest, name="wrong", prepare=prepare)))
     monkeypatch.setattr(gpu, "sizes", lambda: [Size(1, 448, 16, 8, 16, 2)])
     right, wrong = gpu.measure(torch.device("cpu"), H200, (torch.bfloat16,), {}, repeats=1)
-    assert right.forward_ms > 0
+    assert right.figures.forward_ms > 0
     assert "WRONG" in wrong.note
 
 
@@ -149,8 +152,9 @@ def test_sequences_come_last_and_at_the_first_setting_alone(monkeypatch):
 
 
 def test_the_table_has_the_device_s_time_beside_that_of_a_call():
-    row = Row("triton", "ss2d", "bfloat16", STAGE_1, forward_ms=1.5, forward_backward_ms=4.5, device_forward_ms=1.25)
-    head, line = gpu.table([replace(row, device_forward_backward_ms=4.25)]).splitlines()
+    figures = replace(FIGURES, forward_ms=1.5, forward_backward_ms=4.5)
+    figures = replace(figures, device_forward_ms=1.25, device_forward_backward_ms=4.25)
+    head, line = gpu.table([Row("triton", "ss2d", "bfloat16", STAGE_1, figures=figures)]).splitlines()
     end = head.index("device fwd, f+b ms") + len("device fwd, f+b ms")
     assert line[:end].split()[-4:] == ["1.500", "4.500", "1.250,", "4.250"]
 
@@ -192,10 +196,10 @@ def test_floors_by_hand():
 def test_goals_say_met_not_met_or_not_measured():
     assert at_least("a", 6, [6.5, 7.0]).endswith("measured: 6.50 (worst of 2 of 2 cases)  met")
     assert at_least("a", 6, [5.9, 7.0]).endswith("  not met")
-    assert at_most("a", 4, [3.0, None]).endswith("(worst of 1 of 2 cases)  met where measured")
-    assert at_most("a", 4, [None]).endswith("measured: -  not measured")
+    assert at_most("a", 4, [3.0, math.nan]).endswith("(worst of 1 of 2 cases)  met where measured")
+    assert at_most("a", 4, [math.nan]).endswith("measured: -  not measured")
     rows = [
-        Row(name, "ss2d", "bfloat16", replace(STAGE_1, stage=s, image=i, b=b), forward_ms=ms, forward_backward_ms=3.0)
+        Row(name, "ss2d", "bfloat16", replace(STAGE_1, stage=s, image=i, b=b), figures=replace(FIGURES, forward_ms=ms))
         for name, ms in (("triton", 1.0), ("VMamba released", 7.0))
         for i, b in ((448, 16), (224, 128))
         for s in range(1, 5)
