@@ -28,7 +28,7 @@ class Figures:
     forward_backward_ms: float
     device_forward_ms: float | None  # the host's part left out
     device_forward_backward_ms: float | None
-    floors_forward: Floors  # of the scan alone, ours
+    floors_forward: Floors  # of our scan at this size, also where the contender does more or other work
     floors_forward_backward: Floors
     peak_bytes: int | None  # None on a CPU
     kept_an_element: float  # bytes

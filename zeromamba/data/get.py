@@ -113,9 +113,10 @@ def fetch_all(sources: list[Source], command: CommandLine) -> bool:
 
 
 def main(argv: list[str] | None = None) -> None:
-    with errors_in_one_line("the same command goes on where it broke off"):
+    with errors_in_one_line():
         command = tyro.cli(CommandLine, args=expand_home(argv), prog="python -m zeromamba.data.get")
         incomplete = report(command)
+    with errors_in_one_line("the same command goes on where it broke off"):
         if command.download and fetch_all(incomplete, command):
             print()
             incomplete = report(command)
