@@ -19,7 +19,7 @@ from zeromamba.build import build_model, load_data_sets, missing_weights, restor
 from zeromamba.checkpoint import RELEASED_SUFFIX, Checkpoint, adopt_released, adoptable_gamma, load_checkpoint
 from zeromamba.data import ZSLData
 from zeromamba.entry import errors_in_one_line, expand_home
-from zeromamba.files import write_json, write_text
+from zeromamba.files import require_writable, write_json, write_text
 from zeromamba.measuring import evaluate_split, pick_device
 from zeromamba.messages import option
 from zeromamba.model import ZeroShotModel
@@ -152,6 +152,7 @@ def main(argv: list[str] | None = None) -> None:
             measured, model, data = prepare_evaluation(command.eval, checkpoint, settings)
             if command.out:
                 command.out.mkdir(parents=True, exist_ok=True)
+                require_writable(command.out / "evaluation.json")
         else:
             settings, data, folder = prepare_training(command, settings, device)
     goes_on = "" if command.eval else f"python train.py --resume {shlex.quote(str(folder))} goes on"

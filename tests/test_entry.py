@@ -2,6 +2,7 @@
 
 import errno
 import io
+import re
 import sys
 from unittest.mock import Mock
 
@@ -31,6 +32,20 @@ def test_too_little_memory_of_the_machine_is_told_with_what_needs_less():
             torch.empty(1 << 50)
 
 
+@pytest.mark.parametrize(
+    "message",
+    [
+        "unable to allocate shared memory(shm) for file </torch_1_2>: No space left on device (28)",
+        "DataLoader worker (pid 3) is killed by signal: Killed. ",
+    ],
+)
+def test_processes_that_read_images_and_have_too_little_memory_are_told_of_with_what_needs_less(message):
+    with pytest.raises(SystemExit, match=re.escape(message.strip()) + r"\nFewer --workers need .*; goes on$") as end:  # noqa: SIM117
+        with errors_in_one_line("goes on"):
+            raise RuntimeError(f"Caught RuntimeError in DataLoader worker process 0.\n  ...\nRuntimeError: {message}")
+    assert end.value.code.startswith(f"error: {message[:9]}")
+
+
 def test_a_full_disk_names_the_file(tmp_path, monkeypatch):
     full = OSError(errno.ENOSPC, "No space left on device")  # as a file's `write` says it
     monkeypatch.setattr(files.os, "fsync", Mock(side_effect=full))
@@ -39,9 +54,15 @@ def test_a_full_disk_names_the_file(tmp_path, monkeypatch):
             files.write_bytes(tmp_path / "state.pt", b"")
 
 
-def test_a_mistake_in_the_program_keeps_its_traceback():
+@pytest.mark.parametrize("where", ["", "Caught RuntimeError in DataLoader worker process 0.\nRuntimeError: "])
+def test_a_mistake_in_the_program_keeps_its_traceback(where):
     with pytest.raises(RuntimeError, match="shapes"), errors_in_one_line():
-        raise RuntimeError("shapes do not fit")
+        raise RuntimeError(f"{where}shapes do not fit")
+
+
+def test_a_name_that_is_no_text_is_escaped_in_a_file(tmp_path):
+    files.write_text(tmp_path / "table.txt", "b\udcfcrd")
+    assert (tmp_path / "table.txt").read_text() == "b\\udcfcrd"
 
 
 def test_a_name_that_the_terminal_cannot_write_is_escaped(monkeypatch):

@@ -73,12 +73,17 @@ def test_an_experiment_killed_and_started_again_loses_no_finished_run_and_repeat
     assert [{**row, "run": ""} for row in ours.values()] == [{**row, "run": ""} for row in uninterrupted.values()]
 
 
-def test_a_finished_experiment_trains_nothing_and_others_find_its_runs(finished, tiny):
+def test_a_finished_experiment_trains_nothing_and_others_find_its_runs(finished, tiny, tmp_path):
     out, _ = finished
     assert epochs_trained(run("table7", "--datasets", tiny, "--out", out)) == []
     figure = run("figure7", "--datasets", tiny, "--out", out)  # ZeroMamba at 64 px is Table 7's last row
     assert epochs_trained(figure) == []
     assert [path.name for path in (out / "figure7").glob("*.png")] == [f"figure7-{tiny.name}.png"]
+    (checkpoint,) = out.glob("runs/*/unchanged/seed-0/model.safetensors")
+    checkpoint.rename(kept := tmp_path / "model.safetensors")
+    with pytest.raises(SystemExit, match=r"model\.safetensors is missing: remove \S*result\.json, too, and the"):
+        run("figure7", "--datasets", tiny, "--out", out)
+    kept.rename(checkpoint)
 
 
 def test_the_table_says_that_it_is_reduced_and_how_its_numbers_were_chosen(finished):

@@ -1,6 +1,7 @@
 """What a reader of a figure may rely on, drawn from a run of a few seconds."""
 
 import json
+import unicodedata
 from dataclasses import replace
 from unittest.mock import Mock
 
@@ -245,6 +246,12 @@ def test_named_classes_are_drawn_and_no_other(checkpoint, run):
     assert "class 5" in texts(figure)
     assert "class 4" not in texts(figure)
     assert len(figure.axes) == 2, "no row for seen classes, of which none is named"
+
+
+def test_a_class_is_found_however_its_name_is_written(checkpoint, run):
+    data = replace(run.data, class_names=("Käfer", *run.data.class_names[1:]))
+    decomposed = TSNE(checkpoint, classes=(unicodedata.normalize("NFD", "Käfer"),))
+    assert data.labels[decomposed.pick(data, data.trainval)].unique().tolist() == [0]
 
 
 def error_of(*arguments):

@@ -1,6 +1,7 @@
 """Naming pictures: what the command says of them is what the evaluation counts."""
 
 import json
+import math
 import re
 import shutil
 from dataclasses import replace
@@ -14,7 +15,7 @@ from zeromamba.checkpoint import Record, load_checkpoint, save_checkpoint
 from zeromamba.data import ImageFiles, load_dataset
 from zeromamba.evaluation import per_class_accuracy
 from zeromamba.measuring import evaluate_split
-from zeromamba.predict import main
+from zeromamba.predict import Classes, main, predict
 from zeromamba.protocol import final_split
 from zeromamba.settings import preset
 from zeromamba.weights import load_safetensors, save_safetensors
@@ -154,9 +155,22 @@ def test_a_home_folder_is_found(made, tmp_path, monkeypatch):
         main([str(made[1]), "--classes=~/more.csv"])
 
 
-def test_pictures_in_subfolders_are_told(made, tiny):
-    with pytest.raises(SystemExit, match=r"no pictures .*; subfolders have some: give .*images/\*"):
-        main([str(made[1]), str(tiny / "images")])
+@pytest.mark.parametrize("folder", ["images", ""])
+def test_pictures_in_subfolders_are_told(folder, made, tiny):
+    with pytest.raises(SystemExit, match=rf"no pictures .*; subfolders have some: give {tiny / 'images'}/\*$"):
+        main([str(made[1]), str(tiny / folder)])
+
+
+def test_a_gamma_that_is_all_but_1_is_taken_off_in_float64(made):
+    """As the evaluation does: in float32 the unseen class would win."""
+    unit = 2.0**-24  # between float32's numbers below 1
+    unseen = 3 * unit
+    logits = torch.tensor([[math.log(1 / unseen - 1), 0.0]])
+    model = Mock(return_value=torch.zeros(1, 1), logits=Mock(return_value=logits))
+    classes = Classes(("seen", "unseen"), torch.ones(2, 1), torch.tensor([True, False]), gamma=1 - 6.5 * unit)
+    settings = replace(preset("demo", "small"), precision="float32")
+    (prediction,) = predict(model, torch.zeros(1, 3, 4, 4, dtype=torch.uint8), classes, ("a",), settings)
+    assert [name for name, _ in prediction.classes] == ["seen", "unseen"]
 
 
 @pytest.mark.parametrize(

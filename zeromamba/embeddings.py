@@ -139,7 +139,8 @@ def read_vectors(path: Path) -> WordVectors:
     except (ValueError, EOFError, OSError, IndexError) as error:
         raise ValueError(
             f"{path}: neither a word2vec nor a GloVe file that gensim reads ({error}); expected .bin, .txt, .vec, "
-            "or one of these with .gz, whole and not inside a .zip"
+            "or one of these with .gz, whole and not inside a .zip; of glove.840B, whose words may have blanks, what "
+            "awk 'NF == 301' leaves"
         ) from error
     return vectors
 

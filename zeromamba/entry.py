@@ -45,10 +45,16 @@ def errors_in_one_line(
         sys.exit(f"error: {error}")
     # OSError: a file is missing or broken, or the disk full; ImportError: an extra
     except (ValueError, OSError, ImportError) as error:
-        # of one in a process that reads images, PyTorch makes the message its whole traceback
-        text = str(error).rpartition(f"\n{type(error).__name__}: ")[2]
-        sys.exit(f"error: {text.strip()}{after}")
+        sys.exit(f"error: {_told(error)}{after}")
     except RuntimeError as error:
-        if "DefaultCPUAllocator" not in str(error):  # PyTorch's word for too little of the machine's memory
-            raise
-        sys.exit(f"error: {error}\n{memory}{after}")
+        text = _told(error)
+        if "DefaultCPUAllocator" in text:  # PyTorch's word for too little of the machine's memory
+            sys.exit(f"error: {text}\n{memory}{after}")
+        if "shared memory(shm)" in text or text.startswith("DataLoader worker (pid"):  # they do not fit, or were killed
+            sys.exit(f"error: {text}\nFewer --workers need less memory, shared (Docker: --shm-size) and other{after}")
+        raise
+
+
+def _told(error: Exception) -> str:
+    """Its message, which in a process that reads images PyTorch makes the end of a whole traceback."""
+    return str(error).rpartition(f"\n{type(error).__name__}: ")[2].strip()

@@ -48,7 +48,7 @@ def read_json(path: Path, advice: str) -> dict[str, Any]:
 
 def write_text(path: Path, text: str) -> None:
     """Write text as UTF-8, atomically."""
-    write_bytes(path, text.encode())
+    write_bytes(path, text.encode(errors="backslashreplace"))  # a file's name may be no text
 
 
 def write_json(path: Path, value: object) -> None:

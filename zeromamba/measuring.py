@@ -47,7 +47,7 @@ def pick_device(name: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
-        torch.empty(1, device=device)
+        torch.empty(1, device=device).cpu()  # "meta" makes one that cannot be read
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"--device {name} cannot be used here: {error}") from error
     return device

@@ -83,8 +83,8 @@ def predict(
     model.eval()
     with autocast(settings, images.device):
         psi = model(normalise(images)).float().cpu()
-    p = model.logits(psi, classes.Z).softmax(dim=-1)
-    calibrated = p - classes.gamma * classes.seen
+    p = model.logits(psi, classes.Z).double().softmax(dim=-1)  # as `evaluate`: gamma may be all but 1
+    calibrated = p - classes.gamma * classes.seen.double()
     return [
         Prediction(_ranked(classes.names, p_i, by_i), _ranked(attribute_names, psi_i, psi_i))
         for p_i, by_i, psi_i in zip(p, calibrated, psi, strict=True)
@@ -153,8 +153,8 @@ def find_pictures(given: tuple[Path, ...]) -> list[Path]:
         pictures += sorted(filter(is_image, path.iterdir())) if path.is_dir() else [path]
     if not pictures:
         among = ", ".join(map(str, given)) or "nothing"
-        above = next((folder for folder in given if any(map(is_image, folder.rglob("*")))), None)
-        hint = f"; subfolders have some: give {above}/*" if above else ""
+        below = next((file for folder in given for file in sorted(folder.rglob("*")) if is_image(file)), None)
+        hint = f"; subfolders have some: give {below.parents[1]}/*" if below else ""
         raise FileNotFoundError(f"no pictures ({' '.join(SUFFIXES)}) among {among}{hint}")
     return pictures
 

@@ -223,6 +223,10 @@ def test_a_copy_of_a_training_picture_among_the_test_pictures_is_noted(pets):
     shutil.copy(pets / "images" / first["test_unseen"], pets / "images" / first["test_seen"])
     with pytest.raises(ValueError, match=r"is one picture, of a class that is trained on and of an unseen one"):
         load(pets)
+    for part in ("test_unseen", "test_seen"):
+        (pets / "images" / first[part]).write_bytes(b"")
+    with pytest.raises(ValueError, match=r"(?s)2 of 2 images cannot be decoded.*" + first["test_seen"]):
+        load(pets)
 
 
 def test_a_picture_in_two_classes_is_noted(pets):
@@ -317,6 +321,7 @@ def test_any_table_that_a_csv_writer_makes_is_read_back(tmp_path_factory, column
     numbers = np.random.default_rng(seed).normal(size=(len(names), len(columns)))
     text = io.StringIO()
     csv.writer(text).writerows([["", *columns], *([n, *row] for n, row in zip(names, numbers, strict=True))])
+    text.write(" , ,\r\n  \r\n,,,,\r\n")  # as spreadsheets leave them
     path = tmp_path_factory.mktemp("table") / "attributes.csv"
     path.write_text(text.getvalue(), encoding="utf-8", newline="")
     back_columns, rows = read_table(path, header=True)

@@ -1,6 +1,7 @@
 """From image files to tensors."""
 
 import pickle
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -152,6 +153,16 @@ def test_many_bad_files_are_counted_and_the_first_eight_listed(tmp_path):
     with pytest.raises(ValueError, match=r"14 of 14 images cannot be decoded") as error:
         require_decodable(files)
     assert "and 6 more" in str(error.value)
+
+
+@pytest.mark.parametrize("raised", [RuntimeError, AssertionError, NotImplementedError])
+def test_whatever_a_decoder_raises_the_file_is_named(tmp_path, raised, monkeypatch):
+    monkeypatch.setattr(Image, "open", Mock(side_effect=raised("Failed to decode frame 0")))  # as of an AVIF
+    files = ImageFiles(tmp_path, ["image.jpg"])
+    with pytest.raises(ValueError, match=r"image\.jpg: cannot be read as an image \(Failed to decode frame 0\)"):
+        files.load(0)
+    with pytest.raises(ValueError, match=r"image\.jpg \(Failed to decode frame 0\)"):
+        require_decodable(files)
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "bmp"])

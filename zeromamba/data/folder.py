@@ -23,7 +23,7 @@ from torch import Tensor
 
 from ..messages import listing, repeated, with_near_matches
 from .base import ZSLData, check_parts, choose_validation_classes, stratified
-from .pixels import ImageFiles, require_files
+from .pixels import ImageFiles, require_decodable, require_files
 from .prototypes import require_distinct, unit_prototypes
 from .tables import composed, read_table, read_text
 from .word_vectors import word_vectors
@@ -59,9 +59,9 @@ def load_folder(folder: Path, *, seed: int, repair_word_vectors: bool) -> ZSLDat
     notes += require_distinct(Z, class_names, str(table))
     constant = [repr(attribute_names[i]) for i in np.flatnonzero(np.ptp(att, axis=0) == 0)]
     if constant:
-        notes += (f"{table}: all classes have the same number in {', '.join(constant)}, so it tells none apart",)
+        notes += (f"{table}: all classes have the same number in {listing(constant)}, so it tells none apart",)
     if without:
-        notes += (f"{table}: classes without a folder of images are left out: {', '.join(map(repr, without))}",)
+        notes += (f"{table}: classes without a folder of images are left out: {listing(map(repr, without))}",)
     notes += unused_files_note(folder / "images", files)
     V, source, vector_notes = _word_vectors(folder, attribute_names, repair_word_vectors)
 
@@ -75,9 +75,11 @@ def load_folder(folder: Path, *, seed: int, repair_word_vectors: bool) -> ZSLDat
     same = copies(images)
     for group in same:
         if len(is_unseen[group].unique()) > 1:
+            paths = [images.paths[i] for i in group]
+            require_decodable(ImageFiles(images.root, paths))  # empty files, or what a server sent in a picture's place
             raise ValueError(
-                f"{folder / 'images'}: {' = '.join(images.paths[i] for i in group)} is one picture, of a class that is "
-                "trained on and of an unseen one: remove the copy that is in the wrong folder"
+                f"{images.root}: {listing(paths, ' = ')} is one picture, of a class that is trained on and of an "
+                "unseen one: remove the copy that is in the wrong folder"
             )
     trainval, test_seen = stratified(of_seen, labels, TEST_SHARE, torch.Generator().manual_seed(seed))
     parts = {"trainval": trainval, "test_seen": test_seen, "test_unseen": test_unseen}

@@ -17,7 +17,8 @@ from .base import ImageSource
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # SyntaxError: a broken PNG
+#: What Pillow raises for a broken file: SyntaxError of a PNG, RuntimeError of an AVIF, AssertionError of an ICNS.
+UNREADABLE = (OSError, SyntaxError, ValueError, RuntimeError, AssertionError, Image.DecompressionBombError)
 LINES = "\n  "  # between the bad files that an error lists
 
 

@@ -29,7 +29,8 @@ def read_table(path: Path, *, header: bool) -> tuple[tuple[str, ...], dict[str, 
     """
     reader = csv.reader(io.StringIO(read_text(path)))
     try:
-        lines = [(reader.line_num, [cell.strip() for cell in line]) for line in reader if any(line)]
+        stripped = ((reader.line_num, [cell.strip() for cell in line]) for line in reader)
+        lines = [(number, cells) for number, cells in stripped if any(cells)]
     except csv.Error as error:
         raise ValueError(f"{path}: line {reader.line_num}: {error}") from error
     if len(lines) < 1 + header:

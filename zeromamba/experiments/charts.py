@@ -13,7 +13,7 @@ from ..figures import gamma
 from ..figures.run import Run
 from ..figures.style import COLOURS, MARKERS, new_figure
 from ..paper import PRINTED_METRICS
-from ..protocol import final_checkpoint, seed_folder
+from ..protocol import RESULT, final_checkpoint, seed_folder
 from ..report import METRICS, incomparable, mean_and_deviation
 from .grids import REDUCED_NOTE, ChartName, Experiment
 from .run import Cell
@@ -95,7 +95,10 @@ def gamma_curves(experiment: Experiment, cells: list[Cell], device: torch.device
     for cell in cells:
         for result in cell.results()[:1]:
             folder = seed_folder(cell.folder, result["seed"])
-            checkpoint = load_checkpoint(final_checkpoint(folder, cell.settings.protocol))
+            file = final_checkpoint(folder, cell.settings.protocol)
+            if not file.is_file():
+                raise FileNotFoundError(f"{file} is missing: remove {folder / RESULT}, too, and the seed starts anew")
+            checkpoint = load_checkpoint(file)
             model = restore_model(checkpoint, cell.settings).to(device).eval()
             run = Run(checkpoint, cell.settings, cell.data, model, device)
             curve, chosen = gamma.gamma_curve(run)

@@ -11,6 +11,7 @@ from torch import Tensor
 from ..build import load_data_sets, restore_model
 from ..checkpoint import RELEASED_SUFFIX, Checkpoint, adopt_released, load_checkpoint
 from ..data import ZSLData
+from ..data.tables import composed
 from ..measuring import pick_device
 from ..messages import option
 from ..model import ZeroShotModel
@@ -92,13 +93,14 @@ class ClassCommand(Command):
         Raises:
             ValueError: if the data set has no class of a given name.
         """
-        unknown = [name for name in self.classes if name not in data.class_names]
+        given = [composed(name) for name in self.classes]
+        unknown = [name for name in given if name not in data.class_names]
         if unknown:
             raise ValueError(f"--classes: {data.name!r} has no class {unknown[0]!r}; it has {list(data.class_names)}")
         generator = torch.Generator().manual_seed(self.seed)
         present = data.labels[pool].unique()
         some = present[torch.randperm(len(present), generator=generator)[: self.count]].sort().values.tolist()
-        chosen = [data.class_names.index(name) for name in self.classes] or some
+        chosen = [data.class_names.index(name) for name in given] or some
         images = [pool[data.labels[pool] == c] for c in chosen]
         return torch.cat([i[torch.randperm(len(i), generator=generator)[: self.per_class]] for i in images])
 
