@@ -313,7 +313,7 @@ TITLE = st.text(st.characters(exclude_categories=["C", "Z"]), min_size=1, max_si
 
 
 @given(
-    columns=st.lists(TITLE.map("a{}".format), min_size=1, max_size=4, unique=True),
+    columns=st.lists(TITLE.map(lambda title: composed(f"a{title}")), min_size=1, max_size=4, unique=True),
     names=st.lists(TITLE, min_size=1, max_size=4, unique=True),
     seed=st.integers(0, 99),
 )

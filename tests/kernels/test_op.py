@@ -12,7 +12,7 @@ from scans import DEVICE, make, with_gradients
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch.utils.checkpoint import checkpoint
 
-from zeromamba.kernels import CROSS_SCAN, Route, ss2d, triton_ss2d, vectorised
+from zeromamba.kernels import CROSS_SCAN, Route, op, ss2d, triton_ss2d, vectorised
 from zeromamba.kernels.op import _backward, _forward, choose, encode, scan
 
 IMPLS = ("torch", "triton")
@@ -49,6 +49,13 @@ def test_no_kernel_is_taken_for_a_card_that_it_was_not_compiled_for(monkeypatch)
     monkeypatch.setattr(torch.version, "hip", "6.4")
     assert choose("auto", small()) == "torch"
     with pytest.raises(ValueError, match="AMD's cards"):
+        choose("triton", small())
+
+
+def test_without_triton_auto_is_torch_and_who_asks_for_the_kernels_is_told(monkeypatch):
+    monkeypatch.setattr(op, "HAS_TRITON", False)
+    assert choose("auto", small()) == "torch"
+    with pytest.raises(ValueError, match="impl='triton' cannot serve: the package triton is not installed"):
         choose("triton", small())
 
 

@@ -20,6 +20,7 @@ from .routes import CROSS_SCAN, Route
 
 DISCRETIZATIONS: tuple[str, ...] = get_args(Discretization)
 IMPLS: tuple[str, ...] = get_args(Impl)
+HAS_TRITON = importlib.util.find_spec("triton") is not None  # looked up once: torch.compile of 2.11 cannot trace it
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 AXES = {
     "x": "bhwd", "dt_low": "bhwkr", "dt_weight": "kdr", "dt_bias": "kd",
@@ -130,7 +131,7 @@ def _triton_obstacle(inputs: Inputs) -> str | None:
     for name, tensor in inputs._asdict().items():
         if tensor is not None and tensor.dtype == torch.float64:
             return f"{name} is float64, the kernels compute in float32"
-    if importlib.util.find_spec("triton") is None:
+    if not HAS_TRITON:
         return "the package triton is not installed"
     return None
 
