@@ -152,7 +152,8 @@ def main(argv: list[str] | None = None) -> None:
             measured, model, data = prepare_evaluation(command.eval, checkpoint, settings)
             if command.out:
                 command.out.mkdir(parents=True, exist_ok=True)
-                require_writable(command.out / "evaluation.json")
+                for name in ("evaluation.json", "evaluation.txt"):
+                    require_writable(command.out / name)
         else:
             settings, data, folder = prepare_training(command, settings, device)
     goes_on = "" if command.eval else f"python train.py --resume {shlex.quote(str(folder))} goes on"

@@ -58,7 +58,7 @@ def parse() -> Options:
     add = parser.add_argument
     add("--model", action="store_true", help="whole networks instead: VMamba and ZeroMamba; needs a GPU")
     add("--json", type=Path, help="write all figures here")
-    add("--plot", type=Path, help="draw them here (.png, .pdf, .svg); needs the extra `figures`")
+    add("--plot", type=Path, help="draw the scan's here (.png, .pdf, .svg); needs the extra `figures`")
     add("--dtypes", nargs="+", default=default.dtypes, choices=["bfloat16", "float16", "float32"],
         help="dtypes of the maps on a GPU; goals are held against bfloat16")  # fmt: skip
     add("--repeats", type=int, default=default.repeats,

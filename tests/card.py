@@ -1,6 +1,6 @@
 """A device that is not there, to run commands on: what a GPU would refuse, it refuses.
 
-    python tests/card.py 'train --dataset demo --device card' 'zeromamba.predict model.safetensors a.jpg --device card'
+    PYTHONPATH=. python tests/card.py 'train --device card' 'zeromamba.predict model.safetensors a.jpg --device card'
 
 Its tensors lie in memory and are computed on there, so results are a CPU's. But none of them meets a tensor of the CPU,
 unless PyTorch lets a GPU's do so: a single number, an index, a copy from one to the other.

@@ -32,18 +32,33 @@ def test_too_little_memory_of_the_machine_is_told_with_what_needs_less():
             torch.empty(1 << 50)
 
 
+def worker_error(signal):
+    """What PyTorch raises when a process that reads images has ended."""
+    error = RuntimeError("DataLoader worker (pid(s) 3) exited unexpectedly")
+    error.__cause__ = RuntimeError(f"DataLoader worker (pid 3) is killed by signal: {signal}. ")
+    return error
+
+
+FULL = "unable to allocate shared memory(shm) for file </torch_1_2>: No space left on device (28)"
+
+
 @pytest.mark.parametrize(
-    "message",
+    ("error", "told"),
     [
-        "unable to allocate shared memory(shm) for file </torch_1_2>: No space left on device (28)",
-        "DataLoader worker (pid 3) is killed by signal: Killed. ",
+        (RuntimeError(f"Caught RuntimeError in DataLoader worker process 0.\n  ...\nRuntimeError: {FULL}"), FULL),
+        (worker_error("Killed"), "DataLoader worker (pid 3) is killed by signal: Killed."),
+        (worker_error("Bus error"), "DataLoader worker (pid 3) is killed by signal: Bus error."),
     ],
 )
-def test_processes_that_read_images_and_have_too_little_memory_are_told_of_with_what_needs_less(message):
-    with pytest.raises(SystemExit, match=re.escape(message.strip()) + r"\nFewer --workers need .*; goes on$") as end:  # noqa: SIM117
-        with errors_in_one_line("goes on"):
-            raise RuntimeError(f"Caught RuntimeError in DataLoader worker process 0.\n  ...\nRuntimeError: {message}")
-    assert end.value.code.startswith(f"error: {message[:9]}")
+def test_processes_that_read_images_in_too_little_memory_end_in_one_line_with_what_needs_less(error, told):
+    line = rf"^error: {re.escape(told)}\nFewer processes .* need less memory, .*; goes on$"
+    with pytest.raises(SystemExit, match=line), errors_in_one_line("goes on"):
+        raise error
+
+
+def test_a_crash_of_a_process_that_reads_images_keeps_its_traceback():
+    with pytest.raises(RuntimeError, match="exited unexpectedly"), errors_in_one_line():
+        raise worker_error("Segmentation fault")
 
 
 def test_a_full_disk_names_the_file(tmp_path, monkeypatch):

@@ -221,6 +221,7 @@ def test_a_variant_that_is_given_has_runs_of_its_own_and_the_table_says_which_it
 def test_every_row_changes_settings_that_exist(name, grids):
     for row in grids[name].rows:
         replace(grids[name].base("cub"), **row.changes)
+    assert not grids[name].reduced or grids[name].datasets == ("demo",)
 
 
 @pytest.mark.parametrize(

@@ -244,11 +244,16 @@ def test_eval_measures_the_model_that_was_trained(setting, trained_with, finishe
     assert f"was trained with {trained_with}, not {setting[1]}" in message
 
 
-def test_where_eval_writes_is_looked_at_before_it_measures(finished, tmp_path, monkeypatch):
-    (tmp_path / "evaluation.json").mkdir()
+@pytest.mark.parametrize("file", ["evaluation.json", "evaluation.txt"])
+def test_where_eval_writes_is_looked_at_before_it_measures(file, finished, tmp_path, monkeypatch):
+    (tmp_path / file).mkdir()
     monkeypatch.setattr(train, "evaluate_split", None)
     message = error_of("--eval", finished[0] / "seed-0" / "model.safetensors", "--out", tmp_path)
-    assert "evaluation.json is a folder" in message
+    assert f"{file} is a folder" in message
+
+
+def test_a_device_that_cannot_be_read_from_is_refused():
+    assert "--device meta cannot be used here" in error_of("--device", "meta")
 
 
 def test_eval_says_what_it_measured_and_with_which_settings(finished, tmp_path, capsys):

@@ -50,8 +50,10 @@ def errors_in_one_line(
         text = _told(error)
         if "DefaultCPUAllocator" in text:  # PyTorch's word for too little of the machine's memory
             sys.exit(f"error: {text}\n{memory}{after}")
-        if "shared memory(shm)" in text or text.startswith("DataLoader worker (pid"):  # they do not fit, or were killed
-            sys.exit(f"error: {text}\nFewer --workers need less memory, shared (Docker: --shm-size) and other{after}")
+        ended = str(error.__cause__ or text).strip()  # why a process that read images is no more
+        if re.search(r"shared memory\(shm\)|killed by signal: (Killed|Bus error)", ended):
+            fewer = "Fewer processes that read images (--workers of a run) need less memory, shared (Docker: --shm-size) too"
+            sys.exit(f"error: {ended}\n{fewer}{after}")
         raise
 
 
