@@ -52,7 +52,7 @@ def errors_in_one_line(
             sys.exit(f"error: {text}\n{memory}{after}")
         ended = str(error.__cause__ or text).strip()  # why a process that read images is no more
         if re.search(r"shared memory\(shm\)|killed by signal: (Killed|Bus error)", ended):
-            fewer = "Fewer processes that read images (--workers of a run) need less memory, shared (Docker: --shm-size) too"
+            fewer = "Fewer processes that read images (--workers) need less memory, and less of Docker's --shm-size"
             sys.exit(f"error: {ended}\n{fewer}{after}")
         raise
 
