@@ -17,8 +17,7 @@ from torch.utils import backend_registration
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
-MOVES = {"copy_", "to", "_to_copy"}
-TAKES_INDICES = {"index", "index_put", "index_put_"}
+MEET = {"copy_", "to", "_to_copy", "index", "index_put", "index_put_"}  # operators that take tensors of both
 
 
 class OnCard(Tensor):
@@ -54,7 +53,7 @@ def call(operator, args, kwargs):
     name, leaves = operator._schema.name.removeprefix("aten::"), tree_leaves((args, kwargs))
     tensors = [v for v in leaves if isinstance(v, Tensor)]
     on_card = [v for v in tensors if isinstance(v, OnCard)]
-    if on_card and name not in MOVES | TAKES_INDICES and any(v.ndim for v in tensors if not isinstance(v, OnCard)):
+    if on_card and name not in MEET and any(v.ndim for v in tensors if not isinstance(v, OnCard)):
         raise RuntimeError(f"{name}: one tensor is on the card, another on the CPU")
     told = next((v.type for v in leaves if isinstance(v, torch.device)), "card" if on_card else "cpu")
     place = ("card" if isinstance(args[0], OnCard) else "cpu") if name == "copy_" else told

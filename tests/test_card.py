@@ -11,11 +11,13 @@ import torch
 from killing import REPO
 from safetensors.torch import load_file
 
+from zeromamba.figures import PACKAGES
+
 if torch.cuda.is_available():
     pytest.skip("there is a GPU", allow_module_level=True)
 
 BACKBONES = ("nano", "vim-nano", "localvim-nano", "localvmamba-nano")
-FIGURES = ("attention", "erf") if find_spec("matplotlib") and find_spec("sklearn") else ()
+FIGURES = ("attention", "erf") if all(map(find_spec, PACKAGES)) else ()
 
 
 def run(*lines, path=REPO):

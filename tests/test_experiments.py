@@ -132,7 +132,7 @@ def test_a_setting_that_diverges_takes_no_other_run_with_it(tiny, tmp_path, monk
     assert note not in (tmp_path / "table7" / "table.md").read_text()
 
 
-def test_what_ends_an_experiment_errors_in_one_line_that_says_how_to_go_on(tiny, tmp_path, monkeypatch):
+def test_what_ends_an_experiment_is_told_in_one_line_that_says_how_to_go_on(tiny, tmp_path, monkeypatch):
     for error, told in (
         (KeyboardInterrupt(), "interrupted: started again, it goes on"),
         (OSError("disk full"), "error: disk full; started again, it goes on"),

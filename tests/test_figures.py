@@ -284,7 +284,7 @@ def test_a_backbone_that_cannot_be_imported_ends_in_a_message(checkpoint, monkey
     assert "timm" in error_of("gamma", checkpoint)
 
 
-def test_what_ends_a_figure_errors_in_one_line(checkpoint, monkeypatch):
+def test_what_ends_a_figure_is_told_in_one_line(checkpoint, monkeypatch):
     for error, told in (
         (KeyboardInterrupt(), "interrupted"),
         (torch.OutOfMemoryError("too large"), "error: too large\n--device cpu takes the machine's own memory"),

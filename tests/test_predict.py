@@ -143,7 +143,7 @@ def test_what_was_named_before_an_interruption_is_kept(made, tiny, tmp_path, mon
     assert [*json.loads(out.read_text())["pictures"]] == [*map(str, pictures[:5])]
 
 
-def test_a_device_that_is_too_small_errors_in_one_line(made, tiny, monkeypatch):
+def test_a_device_that_is_too_small_is_told_in_one_line(made, tiny, monkeypatch):
     monkeypatch.setattr(ImageFiles, "load", Mock(side_effect=torch.OutOfMemoryError("too large")))
     with pytest.raises(SystemExit, match=r"^error: too large\n--device cpu takes the machine's own memory$"):
         main([str(made[1]), str(tiny / "images" / "class 4"), "--device", "cpu"])
