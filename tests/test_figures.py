@@ -1,6 +1,7 @@
 """What a reader of a figure may rely on, drawn from a run of a few seconds."""
 
 import json
+import shutil
 import unicodedata
 from dataclasses import replace
 from unittest.mock import Mock
@@ -14,6 +15,8 @@ from torch import nn
 
 import train
 from zeromamba import figures
+from zeromamba.build import load_data_sets
+from zeromamba.checkpoint import Record, save_checkpoint
 from zeromamba.data import ImageDataset, normalise
 from zeromamba.figures import run as run_module
 from zeromamba.figures.__main__ import main
@@ -208,6 +211,26 @@ def test_before_training_are_the_weights_that_the_run_began_with(checkpoint, run
     still = load_run(command)
     for began, ended in zip(command.untrained(still).parameters(), still.model.parameters(), strict=True):
         torch.testing.assert_close(began, ended, atol=1e-6, rtol=1e-6)
+
+
+def test_backbones_of_other_runs_are_measured_on_the_same_images_and_described(checkpoint, run, capsys):
+    command = ERF(checkpoint, beside=(checkpoint,), device="cpu")
+    figure = command.draw(run)
+    _, after, other = (axes.images[0].get_array() for axes in figure.axes[:3])
+    np.testing.assert_array_equal(after, other)
+    assert "Beside it: data set" in texts(figure)
+    assert "\nVMamba-Nano: contribution" in capsys.readouterr().out
+
+
+def test_a_backbone_of_another_data_set_is_not_set_beside(checkpoint, run, tiny, tmp_path):
+    shutil.copytree(tiny, tmp_path / "other")
+    (tmp_path / "other" / "unseen.txt").write_text("class 0\nclass 1\n")
+    settings = replace(run.settings, dataset=str(tmp_path / "other"))
+    (data,) = load_data_sets([settings])
+    record = Record.of(data, settings=settings, seed=0, epoch=1, gamma=0.0, chosen_by="")
+    save_checkpoint(tmp_path / "model.safetensors", run.model, data, record)
+    with pytest.raises(ValueError, match=r"model.safetensors was trained on .*unseen classes"):
+        ERF(checkpoint, beside=(tmp_path / "model.safetensors",), device="cpu").draw(run)
 
 
 def test_tsne_is_the_same_for_the_same_seed_and_keeps_apart_what_is_apart():

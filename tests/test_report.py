@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from zeromamba.report import METRICS, aggregate, plain, result_table
+from zeromamba.report import METRICS, aggregate, paper_choice, plain, result_table
 from zeromamba.settings import preset
 
 
@@ -44,6 +44,11 @@ def test_the_paper_s_row_is_for_its_data_set_not_for_a_folder_of_that_name(demo,
     result = dict.fromkeys(METRICS, 0.5) | {"gamma": 0.1, "chosen_by": "drawn by hand"}
     shown = plain(result_table(preset(dataset, "small"), data, [result]))
     assert ("paper [2]" in shown) == ("all 50 classes" in shown) == beside
+
+
+def test_of_imagenet_no_gamma_is_said_to_be_the_paper_s(demo):
+    assert paper_choice(preset("cub", "paper"), demo).startswith("gamma fixed by hand, epoch: best on test images")
+    assert paper_choice(preset("imagenet", "paper"), demo).startswith("no statement of how its epoch was chosen")
 
 
 def test_a_name_in_square_brackets_is_no_markup(demo):

@@ -142,6 +142,11 @@ def test_the_paper_s_protocol_says_so_wherever_its_numbers_appear(tiny, tmp_path
         (Settings(), "epoch and gamma chosen on validation classes"),
         (Settings(gamma=0.3), "epoch chosen on validation classes, gamma fixed by hand"),
         (Settings(protocol="paper"), "best epoch on test images, gamma fixed by hand (as the released code)"),
+        (
+            Settings(protocol="paper", components="baseline"),
+            "best epoch on test images, gamma fixed by hand (as the released code); this gamma is ZeroMamba's, the "
+            "paper prints none for a part of it",
+        ),
     ],
 )
 def test_how_a_number_was_chosen(settings, label):

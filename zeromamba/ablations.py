@@ -17,8 +17,8 @@ from .slp import SLP
 class Baseline(ZeroShotModel):
     """Eq. (5): `psi = MLP(pool(F))`, with which Tables 4 and 6 compare backbones too.
 
-    Like the MLP of (8), which the paper describes in the same words, it is one matrix. What it reads is a matter of the
-    variant, see `VARIANTS`.
+    The MLP is one matrix: the paper speaks of its "parameter matrix", and the released code has one for (8). What it
+    reads is a matter of the variant, see `VARIANTS`.
     """
 
     def __init__(

@@ -10,7 +10,7 @@ class GRL(nn.Module):
         channels: C, channels of the pooled feature.
         attributes: a.
         head_classes: width of the ImageNet classifier that the released code keeps between g and the attributes;
-            0 projects the pooled feature g itself, as the paper's text does.
+            0 projects the pooled feature g itself. Where the paper says MLP, this is one matrix, as that of (5).
     """
 
     def __init__(self, channels: int, attributes: int, head_classes: int = 0) -> None:

@@ -49,7 +49,8 @@ class Settings:
     data_root: Path = Path("data")
     """folder that holds CUB/, SUN/, AWA2/, ImageNet/, xlsa17/ and w2v/"""
     preset: PresetName = "paper"
-    """what the settings not given start from: the paper's for the data set, or ones for a small machine"""
+    """what the settings not given start from: the paper's for the data set and, where it states none, the released
+    code's; or ones for a small machine"""
     protocol: ProtocolName = "validation"
     """validation: epoch and gamma from held-out validation classes; paper: as the released code, on test images"""
     seeds: tuple[int, ...] = (0,)
@@ -135,6 +136,8 @@ class Settings:
         """How a number of this run was made; goes wherever the number does."""
         if self.protocol == "paper":
             label = "best epoch on test images, gamma fixed by hand (as the released code)"
+            if self.gamma is None and self.components != "full":
+                label += "; this gamma is ZeroMamba's, the paper prints none for a part of it"
         elif self.gamma is None:
             label = "epoch and gamma chosen on validation classes"
         else:

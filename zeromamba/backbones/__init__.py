@@ -1,4 +1,4 @@
-"""Every backbone by its name: how it is built, and its released ImageNet-1K weights."""
+"""Every backbone by its name: how it is built, and its released ImageNet weights."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -74,6 +74,7 @@ def _deit(size: str, file: str) -> Entry:
 
 _VIM = "https://huggingface.co/hustvl/Vim-small-midclstok/resolve/main/vim_s_midclstok_80p5acc.pth"
 _LOCAL_MAMBA = "https://github.com/hunto/LocalMamba/releases/download/v1.0.0/"
+# The paper does not say which ViT-Base; this one was pretrained on ImageNet-21K, then trained on 1K as all others were.
 _VIT = "vit_base_patch16_224.augreg2_in21k_ft_in1k"
 
 REGISTRY: dict[BackboneName, Entry] = {

@@ -33,6 +33,7 @@ def parameters(experiment: Experiment, cells: list[Cell], device: torch.device) 
     """CZSL accuracy and H of each row over the number of its parameters."""
     datasets = _by_dataset(cells)
     shown = (
+        "The backbones of Tables 4 and 6; the paper's figure is of published methods, whose parameters no table lists. "
         "Filled: measured, over the parameters of the model built. Hollow, where the paper prints one: its result, "
         "over the parameters printed or, where Table 6 prints none, of the model built. "
     )
@@ -67,8 +68,8 @@ def sweeps(experiment: Experiment, cells: list[Cell], device: torch.device) -> F
     """Each metric over each swept setting."""
     datasets, settings = _by_dataset(cells), dict.fromkeys(name for row in experiment.rows for name in row.changes)
     shown = (
-        "Everything but the swept setting is the preset of the data set; bars: deviation over seeds. Hollow, where the "
-        "paper prints one: its result at its own setting. "
+        "The values are ours, around those that the paper's text names; everything but the swept setting is the preset "
+        "of the data set; bars: deviation over seeds. Hollow, where the paper prints one: its result at its own setting. "
     )
     with new_figure(2.4 * len(datasets) + 0.4, _caption(experiment, cells, shown)) as figure:
         grid = figure.subplots(len(datasets), len(settings), squeeze=False)

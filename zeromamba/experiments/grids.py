@@ -91,7 +91,7 @@ EXPERIMENTS: dict[ExperimentName, Experiment] = {
         "Table 7",
     ),
     "figure1": Experiment("Figure 1: accuracy over parameters", _TABLE_4 + _TABLE_6[:-1], chart="parameters"),
-    # which values the paper swept stands in its figure only; these span what its axes and text name
+    # the values that the paper swept stand in its figure only; these are ours, around those that its text names
     "figure6": Experiment(
         "Figure 6: lambda_SC and batch size",
         _sweep("lambda_sc", "lambda_SC", (0.0, 0.2, 0.5, 1.0, 2.0)) + _sweep("batch_size", "batch", (8, 16, 32)),

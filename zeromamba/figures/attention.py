@@ -1,4 +1,4 @@
-"""Figures 3 and 9: where on an image the model finds the attributes of its class, M of (6)."""
+"""After Figures 3 and 9: where on an image the model finds the attributes of its class, M of (6)."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -115,7 +115,7 @@ def _title(text: str) -> str:
 
 @dataclass(frozen=True)
 class Attention(ClassCommand):
-    """Figures 3 and 9: attention maps of the top attributes of test images, of unseen classes unless named."""
+    """After Figures 3 and 9: attention maps of the top attributes of test images, of unseen classes unless named."""
 
     count: int = 4
     """how many unseen classes to draw at random where --classes names none"""

@@ -1,12 +1,13 @@
-"""Figures 5 and 11: the effective receptive field (ERF) of the backbone, before and after training.
+"""Figures 5 and 11: the effective receptive field (ERF) of backbones after training, and of one before it.
 
 As Luo et al. (NeurIPS'16) define it and the script of RepLKNet (Ding et al., CVPR'22; VMamba's figure uses it too)
 computes it: the contribution of a pixel is the positive part of the gradient, with respect to the pixel, of the
 summed positive outputs at the centre of the feature map; summed over the pixel's colours, averaged over images.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -21,7 +22,8 @@ from ..data import normalise
 from ..evaluation import Floats
 from ..measuring import loader
 from ..model import ZeroShotModel
-from .run import Command, Run, at_least_one
+from ..report import network
+from .run import Command, Run, at_least_one, load_run
 from .style import new_figure
 
 SHARES = (0.2, 0.3, 0.5, 0.99)  # of the contribution; RepLKNet's thresholds
@@ -60,13 +62,13 @@ def share_of_pixels(contribution: Floats, share: float) -> float:
     return float(np.searchsorted(held, share * held[-1]) + 1) / held.size
 
 
-def draw(contributions: dict[str, Floats], caption: str) -> Figure:
-    """Contributions (H, W) by title, each relative to its own largest value, on one logarithmic scale."""
-    logs = [np.log10(np.maximum(c / c.max(), 10.0**LOWEST)) for c in contributions.values()]
+def draw(contributions: Sequence[tuple[str, Floats]], caption: str) -> Figure:
+    """Titles and contributions (H, W), each relative to its own largest value, on one logarithmic scale."""
+    logs = [np.log10(np.maximum(c / c.max(), 10.0**LOWEST)) for _, c in contributions]
     lowest = min(float(np.percentile(log[log > LOWEST], 2)) for log in logs)
     with new_figure(3.6, caption, width=3.2 * len(logs) + 0.6) as figure:
         axes = figure.subplots(1, len(logs), squeeze=False)[0]
-        for panel, (title, contribution), log in zip(axes, contributions.items(), logs, strict=True):
+        for panel, (title, contribution), log in zip(axes, contributions, logs, strict=True):
             H, W = log.shape
             picture = panel.imshow(log, cmap="viridis", vmin=lowest, vmax=0, extent=(0, W, H, 0))
             half, most = (100 * share_of_pixels(contribution, share) for share in (0.5, 0.99))
@@ -78,8 +80,10 @@ def draw(contributions: dict[str, Floats], caption: str) -> Figure:
 
 @dataclass(frozen=True)
 class ERF(Command):
-    """Figures 5 and 11: effective receptive fields before and after training."""
+    """Figures 5 and 11: effective receptive fields before and after training, and of other runs' backbones."""
 
+    beside: tuple[Path, ...] = ()
+    """checkpoints of runs with other backbones on the same data set, to compare with on the same images"""
     images: int = 50
     """training images to average over, drawn at random"""
     image_size: int | None = None
@@ -103,18 +107,26 @@ class ERF(Command):
         images = trainval[order[: self.images]]
         one_by_one = replace(settings, image_size=size, batch_size=1)  # large images, and gradients of all that is done
         batches = loader(run.data, images, one_by_one)
-        contributions = {
-            self._before(run): _measure(self.untrained(run), batches, run),
-            "after training": _measure(run.model, batches, run),
-        }
-        for title, contribution in contributions.items():
+        others = [self._other(path, run) for path in self.beside]
+        contributions = [
+            (self._before(run), _measure(self.untrained(run), batches, run)),
+            ("after training", _measure(run.model, batches, run)),
+            *((network(other.settings), _measure(other.model, batches, other)) for other in others),
+        ]
+        for title, contribution in contributions:
             shares = ", ".join(f"{100 * s:g}% in {100 * share_of_pixels(contribution, s):.2f}%" for s in SHARES)
             print(f"{title}: contribution in share of the pixels: {shares}")
         shown = (
             "Effective receptive field: contribution of each pixel to the centre of the feature map, mean over "
             f"training images ({len(images)} of them, at {size} px); no test image."
         )
-        return draw(contributions, run.caption(shown))
+        beside = "".join(f" Beside it: {other.described}." for other in others)
+        return draw(contributions, run.caption(shown) + beside)
+
+    def _other(self, path: Path, run: Run) -> Run:
+        other = load_run(replace(self, checkpoint=path))
+        other.checkpoint.check_fits(run.data)
+        return other
 
     def _before(self, run: Run) -> str:
         pretrained = self.before == "start" and run.settings.weights_file() is not None

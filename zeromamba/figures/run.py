@@ -34,14 +34,19 @@ class Run:
         """Which classes were trained on, (c,) bool."""
         return torch.isin(torch.arange(len(self.data.class_names)), self.data.seen)
 
-    def caption(self, shown: str) -> str:
-        """What a figure shows, of which model, and how its epoch and gamma were chosen."""
+    @property
+    def described(self) -> str:
+        """Which run it is, and how its epoch and gamma were chosen."""
         record, settings = self.checkpoint.record, self.settings
         epoch = f", epoch {record.epoch}" if record.epoch else ""  # the released checkpoints do not tell theirs
         return (
-            f"{shown} Run: data set {self.data.name}, {network(settings)}, {variant(settings)}, "
-            f"{settings.image_size} px, seed {record.seed}{epoch}; protocol: {record.chosen_by}."
+            f"data set {self.data.name}, {network(settings)}, {variant(settings)}, {settings.image_size} px, "
+            f"seed {record.seed}{epoch}; protocol: {record.chosen_by}"
         )
+
+    def caption(self, shown: str) -> str:
+        """What a figure shows, and of which run."""
+        return f"{shown} Run: {self.described}."
 
 
 @dataclass(frozen=True)
