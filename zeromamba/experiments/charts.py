@@ -69,7 +69,7 @@ def sweeps(experiment: Experiment, cells: list[Cell], device: torch.device) -> F
     datasets, settings = _by_dataset(cells), dict.fromkeys(name for row in experiment.rows for name in row.changes)
     shown = (
         "The values are ours, around those that the paper's text names; everything but the swept setting is the preset "
-        "of the data set; bars: deviation over seeds. Hollow, where the paper prints one: its result at its own setting. "
+        "of the data set; bars: deviation over seeds. Hollow, where the paper prints one: its result, at its setting. "
     )
     with new_figure(2.4 * len(datasets) + 0.4, _caption(experiment, cells, shown)) as figure:
         grid = figure.subplots(len(datasets), len(settings), squeeze=False)
