@@ -12,6 +12,7 @@ import pytest
 import torch
 from killing import REPO, run_killed
 from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import train
 from zeromamba import training
@@ -56,8 +57,24 @@ def test_a_run_leaves_settings_versions_results_checkpoint_and_table(finished, t
     assert set(seed["per_class"]["gzsl"]) == {f"class {k}" for k in range(7)}
     assert seed["chosen_by"] == Settings().chosen_by
     assert Settings().chosen_by in " ".join(printed.split())
-    assert list((out / "seed-0" / "search").glob("events*"))
     assert "chance" in (out / "table.txt").read_text()
+
+
+def scalars(folder):
+    """What TensorBoard shows of a fit: (step, value) by name."""
+    events = EventAccumulator(str(folder))
+    events.Reload()
+    return {name: [(event.step, event.value) for event in events.Scalars(name)] for name in events.Tags()["scalars"]}
+
+
+@pytest.mark.parametrize("fit", ["search", "final"])
+def test_tensorboard_shows_every_number_of_every_epoch(fit, finished):
+    (seed,) = json.loads((finished[0] / "results.json").read_text())["seeds"]
+    history = seed["history"][fit]
+    shown = scalars(finished[0] / "seed-0" / fit)
+    assert shown.keys() == history[0].keys() - {"epoch"}
+    for name, points in shown.items():
+        assert points == [(record["epoch"], pytest.approx(record[name])) for record in history]
 
 
 def test_test_images_choose_nothing_by_default(finished):
@@ -90,6 +107,7 @@ def test_a_killed_run_goes_on_to_the_same_bits(step, finished, tiny, tmp_path, c
     assert ours.keys() == whole.keys()
     different = [name for name in whole if not torch.equal(ours[name], whole[name])]
     assert different == []
+    assert [epoch for epoch, _ in scalars(out / "seed-0" / "search")["loss"]] == [1, 2], "none is shown twice"
 
 
 def test_a_finished_run_is_not_repeated(finished, capsys):
