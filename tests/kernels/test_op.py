@@ -12,7 +12,8 @@ from scans import DEVICE, make, with_gradients
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch.utils.checkpoint import checkpoint
 
-from zeromamba.kernels import CROSS_SCAN, Route, op, ss2d, triton_ss2d, vectorised
+from zeromamba.kernels import CROSS_SCAN, Route, op, selective_scan, ss2d, triton_ss2d, vectorised
+from zeromamba.kernels.inputs import Inputs
 from zeromamba.kernels.op import _backward, _forward, choose, encode, scan
 
 IMPLS = ("torch", "triton")
@@ -23,6 +24,24 @@ def test_the_kernels_can_be_lifted_out(tmp_path):
     shutil.copytree(Path(triton_ss2d.__file__).parent, tmp_path / "lifted")
     code = "import sys; import lifted, lifted.triton_ss2d, lifted.tuning; assert 'zeromamba' not in sys.modules"
     process = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert process.returncode == 0, process.stderr
+
+
+def test_a_copy_beside_the_original_runs_its_own_code(tmp_path):
+    """Operators are PyTorch's by name: those of a copy that someone changes must not replace ours, nor ours them."""
+    shutil.copytree(Path(triton_ss2d.__file__).parent, tmp_path / "lifted")
+    code = (
+        "import torch, zeromamba.kernels, lifted, lifted.vectorised\n"
+        "changed = lifted.vectorised.forward\n"
+        "lifted.vectorised.forward = lambda *a: (2 * changed(*a)[0], *changed(*a)[1:])\n"
+        "one = lambda *s: torch.ones(s)\n"
+        "B = one(1, 1, 1, 4, 1)\n"
+        "i = (one(1, 1, 1, 1), B, one(4, 1, 1), one(4, 1), -one(4, 1, 1), B, B, one(4, 1))\n"
+        "ours, theirs = zeromamba.kernels.ss2d(*i), lifted.ss2d(*i)\n"
+        "assert torch.equal(2 * ours, theirs), (ours, theirs)"
+    )
+    environment = {"PYTHONPATH": ":".join([str(tmp_path), *sys.path])}
+    process = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
     assert process.returncode == 0, process.stderr
 
 
@@ -117,6 +136,20 @@ def test_a_compiled_function_may_be_called_with_other_windows(impl):
         torch.testing.assert_close(compiled(inputs, window), function(inputs, window))
 
 
+@pytest.mark.parametrize("impl", ["reference", *IMPLS])
+def test_a_result_may_be_changed_in_place(impl):
+    """As `y += x` does. What is a view made in an operator may not."""
+    inputs = small()
+    plain = with_gradients(lambda i: ss2d(*i, impl=impl) + i.x, inputs, inputs.x)
+    in_place = with_gradients(lambda i: ss2d(*i, impl=impl).add_(i.x), inputs, inputs.x)
+    assert all(torch.equal(plain[name], in_place[name]) for name in plain)
+    u = inputs.x[0].requires_grad_()
+    B = torch.ones(len(u), 1, u.shape[2], device=DEVICE)
+    y, last = selective_scan(u, u, -torch.ones_like(u[0, :, :1]), B, B, return_last_state=True, impl=impl)
+    y.mul_(2)
+    last.mul_(2)
+
+
 def test_gradient_checkpointing_gives_the_same_bits():
     inputs, dy = small(), torch.ones(1, 2, 3, 3, device=DEVICE)
     plain = with_gradients(lambda i: ss2d(*i), inputs, dy)
@@ -181,12 +214,20 @@ def test_other_arguments_that_do_not_fit_are_named():
         ss2d(*inputs, impl="cuda")
     with pytest.raises(ValueError, match=r"discretization: expected one of .* got 'bilinear'"):
         ss2d(*inputs, discretization="bilinear")
-    with pytest.raises(ValueError, match="routes: expected one Route or more"):
-        ss2d(*inputs, routes=())
+    for routes in ((), Route(), {Route()}, (Route() for _ in range(4)), (None,) * 4):
+        with pytest.raises(ValueError, match="routes: expected one Route or more in a sequence"):
+            ss2d(*inputs, routes=routes)
     with pytest.raises(ValueError, match=r"dt_low: expected shape .* k is the number of routes"):
         ss2d(*inputs, routes=(Route(),))
     with pytest.raises(TypeError, match=r"C: expected one of .* got torch\.int64"):
         ss2d(*inputs._replace(C=inputs.C.long()))
+    with pytest.raises(ValueError, match=r"dt_low: expected shape \(b, h, w, k, d\) = \(1, 2, 3, 4, 3\)"):
+        ss2d(*inputs._replace(dt_weight=None))
+    for name in {*Inputs._fields} - {"dt_weight"}:
+        with pytest.raises(TypeError, match=f"{name}: expected a tensor, got NoneType"):
+            ss2d(*inputs._replace(**{name: None}))
+    with pytest.raises(TypeError, match=r"A: expected a tensor, got ndarray"):
+        ss2d(*inputs._replace(A=inputs.A.cpu().numpy()))
     with pytest.raises(ValueError, match=r"B: expected device .*, where x is, got meta"):
         ss2d(*inputs._replace(B=inputs.B.to("meta")))
     with pytest.raises(ValueError, match="sizes: expected at least 1 of every axis, got 0 for b"):

@@ -1,5 +1,7 @@
 """Routes are permutations of the tokens, in the orders that their names say."""
 
+import sys
+
 import pytest
 import torch
 from hypothesis import given
@@ -35,6 +37,17 @@ def test_windows_of_2_on_a_map_of_3_by_3_are_cut_off_by_its_border():
     assert Route(window=2, column=True).tokens(3, 3).tolist() == [0, 3, 1, 4, 6, 7, 2, 5, 8]
 
 
-def test_a_negative_window_is_refused():
+def test_a_window_larger_than_the_map_is_the_map():
+    assert torch.equal(Route(window=sys.maxsize).tokens(2, 3), Route().tokens(2, 3))
+    assert torch.equal(Route(column=True, window=3).tokens(2, 3), Route(column=True).tokens(2, 3))
+
+
+def test_what_is_no_option_is_refused_by_name():
     with pytest.raises(ValueError, match="window: expected 0"):
         Route(window=-1)
+    for window in (2.5, None, "2"):
+        with pytest.raises(TypeError, match="window: expected a whole number"):
+            Route(window=window)
+    for name in ("column", "reverse"):
+        with pytest.raises(TypeError, match=f"{name}: expected True or False, got None"):
+            Route(**{name: None})

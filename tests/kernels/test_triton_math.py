@@ -83,10 +83,10 @@ def test_tiles_come_apart_into_rows_and_together_into_sums(l, d):
     assert torch.equal(sums, tile.sum(1))
 
 
-@pytest.mark.parametrize("window", [0, 3])
+@pytest.mark.parametrize("window", [0, 3, 2**30])
 @pytest.mark.parametrize("column", [False, True])
 def test_a_table_holds_the_tokens_of_its_order(column, window):
-    h, w = 7, 5
+    h, w = 8, 5
     route = Route(column=column, window=window)
     table = order_table(route, torch.empty(1, h, w, 1, device=DEVICE))
     if route == Route():

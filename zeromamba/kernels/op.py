@@ -7,7 +7,7 @@ CUDA graphs, checkpointing and `opcheck` treat them like PyTorch's own. The refe
 import importlib
 import importlib.util
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from types import ModuleType
 from typing import Any, get_args
 
@@ -21,6 +21,7 @@ from .routes import CROSS_SCAN, Route
 DISCRETIZATIONS: tuple[str, ...] = get_args(Discretization)
 IMPLS: tuple[str, ...] = get_args(Impl)
 HAS_TRITON = importlib.util.find_spec("triton") is not None  # looked up once: torch.compile of 2.11 cannot trace it
+NAMESPACE = __name__.rpartition(".")[0].replace(".", "_")  # of the operators: a copy of this package has its own
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 AXES = {
     "x": "bhwd", "dt_low": "bhwkr", "dt_weight": "kdr", "dt_bias": "kd",
@@ -53,7 +54,7 @@ def ss2d(
     token alone and so commute with the order of the scan.
 
     Args:
-        x: (b, h, w, d), the map, channels last.
+        x: (b, h, w, d), the map, channels last; at least 1 of every axis.
         dt_low: (b, h, w, k, r), low-rank dt of each route.
         dt_weight: (k, d, r); None if dt_low is (b, h, w, k, d) and stands for dt_weight @ dt_low.
         dt_bias: (k, d).
@@ -63,9 +64,10 @@ def ss2d(
         routes: k of them, in the order of the parameters.
         discretization: "zoh", Bbar = (exp(dt A) - 1) / A B, exact and dt B where A = 0 (eq. (2)); or "euler",
             Bbar = dt B, which Mamba, VMamba and every released checkpoint use.
-        impl: "triton", the kernels (CUDA tensors, or any under TRITON_INTERPRET=1; not float64); "torch", vectorised
-            PyTorch; "reference", a plain loop over tokens. Only "auto" chooses: "triton" where x is on a CUDA device
-            with Triton installed and no tensor is float64, "torch" elsewhere.
+        impl: "triton", the kernels (CUDA tensors, or any under TRITON_INTERPRET=1, set before Triton is imported; not
+            float64); "torch", vectorised PyTorch; "reference", a plain loop over tokens. Only "auto" chooses: "triton"
+            where x is on a CUDA device with Triton installed and no tensor is float64, "torch" elsewhere.
+            `torch.export` keeps what was chosen when it traced.
 
     Tensors are float64, float32, bfloat16 or float16, on one device, of any strides (the kernels copy x where its
     channels do not lie side by side); they may mix dtypes (as under autocast, which does not reach inside). All is
@@ -73,14 +75,14 @@ def ss2d(
     dtype, or of float32 as torch is set to multiply them. States and sums are float32, or float64 where x is.
 
     Returns:
-        y: (b, h, w, d), of x's dtype. Each gradient has its own input's dtype. There is no double backward, and no
-        forward-mode differentiation, which gets a tangent of zero, nor torch.func.grad, as of any operator of
-        `torch.library`; impl="reference" has all three.
+        y: (b, h, w, d), of x's dtype. Each gradient has its own input's dtype. There is no double backward, no
+        torch.func.grad, no batched gradient, and no forward-mode differentiation (a tangent of zero where no input
+        requires a gradient, an error elsewhere), as of any operator of `torch.library`; impl="reference" has them all.
 
     Raises:
         ValueError: an argument's shape, device or choice, or the number of routes; an implementation that was asked
             for by name and cannot serve.
-        TypeError: an argument's dtype.
+        TypeError: what is no tensor, or an argument's dtype.
     """
     y, _ = scan(Inputs(x, dt_low, dt_weight, dt_bias, A, B, C, D), routes, discretization, True, impl)
     return y
@@ -154,7 +156,7 @@ def decode(codes: Sequence[int]) -> tuple[Route, ...]:
     )
 
 
-@torch.library.custom_op("zeromamba::ss2d", mutates_args=())
+@torch.library.custom_op(f"{NAMESPACE}::ss2d", mutates_args=())
 def _forward(
     x: Tensor,
     dt_low: Tensor,
@@ -185,7 +187,7 @@ def _(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
     return x.new_empty(x.shape), x.new_empty((b, k, d, n), dtype=dtype), x.new_empty(kept, dtype=dtype)
 
 
-@torch.library.custom_op("zeromamba::ss2d_backward", mutates_args=())
+@torch.library.custom_op(f"{NAMESPACE}::ss2d_backward", mutates_args=())
 def _backward(
     dy: Tensor,
     kept: Tensor,
@@ -237,36 +239,43 @@ def check(inputs: Inputs, routes: Sequence[Route], discretization: str) -> None:
     """Raise an error that names the first argument that does not fit."""
     if discretization not in DISCRETIZATIONS:
         raise ValueError(f"discretization: expected one of {DISCRETIZATIONS}, got {discretization!r}")
-    if not routes or not all(isinstance(route, Route) for route in routes):
-        raise ValueError(f"routes: expected one Route or more, got {routes!r}")
+    if not isinstance(routes, Sequence) or not routes or not all(isinstance(route, Route) for route in routes):
+        raise ValueError(f"routes: expected one Route or more in a sequence, got {routes!r}")
+    tensors = inputs._asdict()
+    check_kinds(tensors, optional=("dt_weight",))
+    all_axes = AXES if inputs.dt_weight is not None else AXES | {"dt_low": "bhwkd"}
     for name in ("x", "dt_low", "A"):
-        given, axes = getattr(inputs, name), AXES[name]
+        given, axes = tensors[name], all_axes[name]
         if given.ndim != len(axes):
             raise ValueError(f"{name}: expected axes ({', '.join(axes)}), got shape {tuple(given.shape)}")
-    x, A = inputs.x, inputs.A
-    size = dict(zip("bhwd", x.shape, strict=True)) | {
+    size = dict(zip("bhwd", inputs.x.shape, strict=True)) | {
         "k": len(routes),
-        "r": inputs.dt_low.shape[-1] if inputs.dt_weight is not None else x.shape[-1],
-        "n": A.shape[-1],
+        "r": inputs.dt_low.shape[-1],
+        "n": inputs.A.shape[-1],
     }
-    for (name, axes), given in zip(AXES.items(), inputs, strict=True):
+    for name, given in tensors.items():
         if given is None:
             continue
-        expected = tuple([size[axis] for axis in axes])
+        expected = tuple([size[axis] for axis in all_axes[name]])
         if given.shape != expected:
             raise ValueError(
-                f"{name}: expected shape ({', '.join(axes)}) = {expected}, got {tuple(given.shape)}; "
+                f"{name}: expected shape ({', '.join(all_axes[name])}) = {expected}, got {tuple(given.shape)}; "
                 f"b, h, w, d are x's, k is the number of routes, r is dt_low's, n is A's"
             )
-        check_kind(name, given, "x", x.device)
     empty = [axis for axis, extent in size.items() if extent == 0]
     if empty:
         raise ValueError(f"sizes: expected at least 1 of every axis, got 0 for {', '.join(empty)}")
 
 
-def check_kind(name: str, given: Tensor, first: str, device: torch.device) -> None:
-    """Raise TypeError for a dtype that no scan takes, ValueError for another device than that of the first argument."""
-    if given.dtype not in DTYPES:
-        raise TypeError(f"{name}: expected one of {DTYPES}, got {given.dtype}")
-    if given.device != device:
-        raise ValueError(f"{name}: expected device {device}, where {first} is, got {given.device}")
+def check_kinds(tensors: Mapping[str, Any], optional: Container[str]) -> None:
+    """Raise TypeError for what is no tensor, or of a dtype that no scan takes; ValueError for one on another device."""
+    first = next(iter(tensors))
+    for name, given in tensors.items():
+        if given is None and name in optional:
+            continue
+        if not isinstance(given, Tensor):
+            raise TypeError(f"{name}: expected a tensor, got {type(given).__name__}")
+        if given.dtype not in DTYPES:
+            raise TypeError(f"{name}: expected one of {DTYPES}, got {given.dtype}")
+        if given.device != (device := tensors[first].device):
+            raise ValueError(f"{name}: expected device {device}, where {first} is, got {given.device}")

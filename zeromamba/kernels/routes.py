@@ -11,13 +11,28 @@ class Route:
     """One order of the l = h * w tokens of a map.
 
     Without any of the options the order is row-major, in which token = row * w + column.
+
+    Args:
+        column: column-major.
+        reverse: the same order from its end; with windows, of the whole windowed order.
+        window: side of LocalMamba's square windows (Huang et al. 2024, arXiv:2403.09338), in tokens; 0: none. One that
+            is larger than the map is the map.
+
+    Raises:
+        TypeError: column or reverse is no bool, or window no int.
+        ValueError: window is negative.
     """
 
-    column: bool = False  # column-major
-    reverse: bool = False  # the same order from its end; with windows, of the whole windowed order
-    window: int = 0  # side of LocalMamba's square windows (Huang et al. 2024, arXiv:2403.09338); 0: none
+    column: bool = False
+    reverse: bool = False
+    window: int = 0
 
     def __post_init__(self) -> None:
+        for name in ("column", "reverse"):
+            if not isinstance(given := getattr(self, name), bool):
+                raise TypeError(f"{name}: expected True or False, got {given!r}")
+        if not isinstance(self.window, int | torch.SymInt):  # torch.compile's, where windows vary
+            raise TypeError(f"window: expected a whole number of tokens, got {self.window!r}")
         if self.window < 0:
             raise ValueError(f"window: expected 0 (no windows) or a side in tokens, got {self.window}")
 
@@ -32,10 +47,11 @@ class Route:
             map_ = map_.T
         order = map_.flatten()
         if self.window:
-            row, column = (i.flatten() for i in torch.meshgrid(*map(torch.arange, map_.shape), indexing="ij"))
+            sides = (torch.arange(side, device=device) for side in map_.shape)
+            row, column = (i.flatten() for i in torch.meshgrid(*sides, indexing="ij"))
             across = -(-map_.shape[1] // self.window)
             of_window = row // self.window * across + column // self.window
-            order = order[of_window.argsort(stable=True).to(order.device)]
+            order = order[of_window.argsort(stable=True)]
         return order.flip(0) if self.reverse else order
 
     def positions(self, h: int, w: int, device: torch.device | str | None = None) -> Tensor:

@@ -92,8 +92,9 @@ def order_table(along: Route, x: Tensor) -> Tensor | None:
     _, h, w, _ = x.shape
     length = cdiv(h * w, BLOCK_L) * BLOCK_L
     table = x.new_empty(length, dtype=torch.int32)
+    window = min(along.window, max(h, w))  # one window is the whole map, and its side times another's fits an integer
     fill_order[(cdiv(length, BLOCK),)](
-        table, h * w, h, w, along.window, length, COLUMN=along.column, WINDOWED=along.window > 0, BLOCK=BLOCK, **LAUNCH
+        table, h * w, h, w, window, length, COLUMN=along.column, WINDOWED=along.window > 0, BLOCK=BLOCK, **LAUNCH
     )
     return table
 
@@ -196,8 +197,9 @@ def forward(
     inputs: Inputs, routes: Sequence[Route], discretization: str, softplus: bool, config: Config | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """y (b, h, w, d) of x's dtype, the last state of each route (b, k, d, n), and what `backward` wants kept."""
-    y, last, kept = scan(prepare(inputs, routes, discretization, softplus, config))
-    return y.view(inputs.x.shape), last.mT.contiguous(), kept
+    y = inputs.x.new_empty(inputs.x.shape)  # here, since a view made in an operator cannot be changed in place
+    last, kept = scan(prepare(inputs, routes, discretization, softplus, config), y.flatten(1, 2))
+    return y, last.mT.clone(memory_format=torch.contiguous_format), kept
 
 
 def backward(
@@ -271,12 +273,11 @@ def weight_tiles(weight: Tensor, dtype: torch.dtype) -> Tensor:
     return tiles
 
 
-def scan(s: _Scan) -> tuple[Tensor, Tensor, Tensor]:
-    """y (b, l, d) of x's dtype, the last state of each route (b, k, n, d), and those that enter the chunks."""
+def scan(s: _Scan, y: Tensor) -> tuple[Tensor, Tensor]:
+    """The last state of each route (b, k, n, d), and those that enter the chunks; fills y (b, l, d), of x's dtype."""
     b, l, d, k, n = s.axes
     chunk_h, chunk_s = (s.x.new_empty((b, k, s.chunks, m), dtype=torch.float32) for m in (n * d, d))
     segment_h, last = enter_segments(s, s.x, s.B, chunk_h, chunk_s)
-    y = s.x.new_empty(b, l, d)
     merged = y if len(s.orders) == 1 else s.x.new_empty((b, l, d), dtype=torch.float32)
     for i, (order, table) in enumerate(s.orders):
         segment_outputs[(s.blocks_d * s.segments * b,)](
@@ -285,7 +286,7 @@ def scan(s: _Scan) -> tuple[Tensor, Tensor, Tensor]:
             *s.x.stride()[:2], *s.z.stride(), *s.B.stride(), *s.C.stride(), *s.sizes, *order.routes,
             ACCUMULATE=i > 0, EVEN=even(s.x, 0), **order.options, **s.options,
         )  # fmt: skip
-    return y, last, chunk_h.unflatten(3, (n, d))
+    return last, chunk_h.unflatten(3, (n, d))
 
 
 def enter_segments(
