@@ -224,9 +224,9 @@ _SMALL: dict[str, Any] = {
     "schedule": "cosine",
     "drop_path": 0.0,
 }
-# The demo's, under either preset: there is no published setting. Chosen on its validation classes by AUSUC, with 20 epochs: cosines,
-# scale 10 and batches of 16 gave 69.4 % (scale 20: 61.0); dot products did not train on every seed. 12 epochs, which
-# slow machines, too, get through in four minutes. No workers: its pictures are in memory.
+# The demo's, under either preset: there is no published setting. Chosen on its validation classes by AUSUC, with 20
+# epochs: cosines, scale 10 and batches of 16 gave 69.4 % (scale 20: 61.0); dot products did not train on every seed.
+# 12 epochs, which slow machines, too, get through in four minutes. No workers: its pictures are in memory.
 _DEMO: dict[str, Any] = {
     **_SMALL,
     "variant": "paper",
