@@ -237,6 +237,23 @@ def test_a_picture_in_two_classes_is_noted(pets):
     assert note.endswith(f"one label is wrong: {one} = {other}")
 
 
+def test_a_folder_without_faults_is_found_no_fault_with(tiny):
+    said = (
+        "word vectors: the identity",
+        "classes held out for validation",
+        f"{tiny / 'attributes.csv'}: rows of length",
+    )
+    assert [note for note in load(tiny).notes if not note.startswith(said)] == []
+
+
+def test_two_copies_within_a_class_are_no_doubt_about_its_label(pets):
+    data = load(pets)
+    c = data.labels[data.trainval][0]
+    one, other = (data.images.paths[i] for i in data.trainval[data.labels[data.trainval] == c][:2])
+    shutil.copy(pets / "images" / one, pets / "images" / other)
+    assert not any("in more than one class" in note for note in load(pets).notes)
+
+
 @pytest.mark.parametrize("of_text", ["NFC", "NFD"])
 def test_names_are_compared_as_they_are_read(pets, of_text):
     """macOS may write "ö" as an "o" and a diaeresis; a file is found under its own name alone."""
