@@ -26,8 +26,8 @@ GAMMA = 0.01  # of much account to a model that was never trained
 @pytest.fixture(scope="module")
 def made(tiny, tmp_path_factory):
     """A data set, the path of a checkpoint on it, and what evaluating that gives."""
-    settings = replace(preset(str(tiny), "small"), image_size=32, workers=0, device="cpu", scan="triton", batch_size=5)
-    settings = replace(settings, drop_path=0.5)  # which drops none where pictures are named
+    small = replace(preset(str(tiny), "small"), image_size=32, batch_size=5, workers=0, device="cpu")
+    settings = replace(small, scan="triton", drop_path=0.5)  # neither is of account where pictures are named
     data = load_dataset(str(tiny), tiny, seed=0)
     torch.manual_seed(0)
     model = build_model(replace(settings, scan="torch"), data.V)

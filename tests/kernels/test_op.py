@@ -17,6 +17,10 @@ from zeromamba.kernels.inputs import Inputs
 from zeromamba.kernels.op import _backward, _forward, choose, encode, scan
 
 IMPLS = ("torch", "triton")
+ONES = (  # arguments of `ss2d`, for a program of its own
+    "import torch; one = lambda *s: torch.ones(s); B = one(1, 1, 1, 4, 1)\n"
+    "i = (one(1, 1, 1, 1), B, one(4, 1, 1), one(4, 1), -one(4, 1, 1), B, B, one(4, 1))\n"
+)
 
 
 def test_the_kernels_can_be_lifted_out(tmp_path):
@@ -30,13 +34,10 @@ def test_the_kernels_can_be_lifted_out(tmp_path):
 def test_a_copy_beside_the_original_runs_its_own_code(tmp_path):
     """Operators are PyTorch's by name: those of a copy that someone changes must not replace ours, nor ours them."""
     shutil.copytree(Path(triton_ss2d.__file__).parent, tmp_path / "lifted")
-    code = (
-        "import torch, zeromamba.kernels, lifted, lifted.vectorised\n"
+    code = ONES + (
+        "import zeromamba.kernels, lifted, lifted.vectorised\n"
         "changed = lifted.vectorised.forward\n"
         "lifted.vectorised.forward = lambda *a: (2 * changed(*a)[0], *changed(*a)[1:])\n"
-        "one = lambda *s: torch.ones(s)\n"
-        "B = one(1, 1, 1, 4, 1)\n"
-        "i = (one(1, 1, 1, 1), B, one(4, 1, 1), one(4, 1), -one(4, 1, 1), B, B, one(4, 1))\n"
         "ours, theirs = zeromamba.kernels.ss2d(*i), lifted.ss2d(*i)\n"
         "assert torch.equal(2 * ours, theirs), (ours, theirs)"
     )
@@ -176,12 +177,7 @@ def test_a_double_backward_raises(impl):
 
 
 def test_triton_on_a_cpu_without_the_interpreter_says_what_to_do():
-    program = (
-        "import torch; from zeromamba.kernels import ss2d\n"
-        "one = lambda *s: torch.ones(s)\n"
-        "B = one(1, 1, 1, 4, 1)\n"
-        "ss2d(one(1, 1, 1, 1), B, one(4, 1, 1), one(4, 1), -one(4, 1, 1), B, B, one(4, 1), impl='triton')"
-    )
+    program = ONES + "from zeromamba.kernels import ss2d; ss2d(*i, impl='triton')"
     environment = {"PYTHONPATH": ":".join(sys.path), "PATH": "/usr/bin"}
     process = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment)
     assert "ValueError: impl='triton' cannot serve: the tensors are on cpu, expected a CUDA device" in process.stderr

@@ -82,7 +82,7 @@ def ss2d(
     Raises:
         ValueError: an argument's shape, device or choice, or the number of routes; an implementation that was asked
             for by name and cannot serve.
-        TypeError: what is no tensor, or an argument's dtype.
+        TypeError: an argument's dtype, or one that is no tensor.
     """
     y, _ = scan(Inputs(x, dt_low, dt_weight, dt_bias, A, B, C, D), routes, discretization, True, impl)
     return y
@@ -269,7 +269,7 @@ def check(inputs: Inputs, routes: Sequence[Route], discretization: str) -> None:
 
 def check_kinds(tensors: Mapping[str, Any], optional: Container[str]) -> None:
     """Raise TypeError for what is no tensor, or of a dtype that no scan takes; ValueError for one on another device."""
-    first = next(iter(tensors))
+    first, like = next(iter(tensors.items()))
     for name, given in tensors.items():
         if given is None and name in optional:
             continue
@@ -277,5 +277,5 @@ def check_kinds(tensors: Mapping[str, Any], optional: Container[str]) -> None:
             raise TypeError(f"{name}: expected a tensor, got {type(given).__name__}")
         if given.dtype not in DTYPES:
             raise TypeError(f"{name}: expected one of {DTYPES}, got {given.dtype}")
-        if given.device != (device := tensors[first].device):
-            raise ValueError(f"{name}: expected device {device}, where {first} is, got {given.device}")
+        if given.device != like.device:
+            raise ValueError(f"{name}: expected device {like.device}, where {first} is, got {given.device}")

@@ -199,7 +199,7 @@ def forward(
     """y (b, h, w, d) of x's dtype, the last state of each route (b, k, d, n), and what `backward` wants kept."""
     y = inputs.x.new_empty(inputs.x.shape)  # here, since a view made in an operator cannot be changed in place
     last, kept = scan(prepare(inputs, routes, discretization, softplus, config), y.flatten(1, 2))
-    return y, last.mT.clone(memory_format=torch.contiguous_format), kept
+    return y, last.mT.contiguous(), kept
 
 
 def backward(
