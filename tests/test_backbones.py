@@ -33,9 +33,8 @@ def released_name(route):
     return line + "_flip" * route.reverse
 
 
-ROUTES = {
-    released_name(r): r for r in (Route(c, f, w) for c, w in ((0, 0), (1, 0), (0, 2), (0, 7)) for f in (False, True))
-}
+LINES = [(False, 0), (True, 0), (False, 2), (False, 7)]
+ROUTES = {released_name(r): r for r in (Route(c, f, w) for c, w in LINES for f in (False, True))}
 DIRECTIONS = [tuple(ROUTES[name] for name in layer) for layer in released.DIRECTIONS]
 
 
