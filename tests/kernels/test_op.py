@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from scans import DEVICE, make, with_gradients
+from scans import DEVICE, make, with_dt_given, with_gradients
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch.utils.checkpoint import checkpoint
+from torch.utils.flop_counter import FlopCounterMode
 
 from zeromamba.kernels import CROSS_SCAN, Route, op, selective_scan, ss2d, triton_ss2d, vectorised
 from zeromamba.kernels.inputs import Inputs
@@ -88,6 +89,17 @@ def test_opcheck(impl, h, n):
     y, _, kept = _forward(*inputs, encode(CROSS_SCAN), "zoh", True, impl)
     detached = [v.detach() for v in (torch.ones_like(y), kept, *inputs)]
     torch.library.opcheck(_backward, (*detached, encode(CROSS_SCAN), "zoh", True, impl))
+
+
+@pytest.mark.parametrize("impl", IMPLS)
+@pytest.mark.parametrize("given", [False, True], ids=["low-rank dt", "dt given"])
+def test_operations_are_counted_where_torch_counts_them(impl, given):
+    inputs = with_dt_given(small()) if given else small()
+    b, h, w, d, k, n, r = 1, 2, 3, 3, 4, 2, 2
+    with FlopCounterMode(display=False) as counter:
+        with_gradients(lambda i: ss2d(*i, impl=impl), inputs, torch.ones(b, h, w, d, device=DEVICE))
+    forward = b * h * w * k * d * (9 * n + (0 if given else 2 * r))
+    assert counter.get_total_flops() == 3 * forward
 
 
 @pytest.mark.parametrize("impl", IMPLS)

@@ -13,6 +13,7 @@ from typing import Any, get_args
 
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
 
 from . import reference, vectorised
 from .inputs import Discretization, Impl, Inputs
@@ -233,6 +234,24 @@ def _differentiate(ctx: Any, dy: Tensor | None, *_: None) -> tuple[Tensor | None
 
 
 _forward.register_autograd(_differentiate, setup_context=_keep)
+
+
+@register_flop_formula(getattr(torch.ops, NAMESPACE).ss2d)
+def _count(x: Sequence[int], dt_low: Sequence[int], dt_weight: Sequence[int] | None, *shapes: Any, **_: Any) -> int:
+    """Operations, for `torch.utils.flop_counter`: those of dt's product, and 9 for each step of a state.
+
+    The nine are Gu's, in state-spaces/mamba issue 110, by which published vision Mambas are counted.
+    """
+    b, h, w, d = x
+    k, _, n = shapes[1]  # A's
+    r = 0 if dt_weight is None else dt_low[-1]
+    return b * h * w * k * d * (9 * n + 2 * r)
+
+
+@register_flop_formula(getattr(torch.ops, NAMESPACE).ss2d_backward)
+def _count_backward(dy: Sequence[int], kept: Sequence[int], *shapes: Any, **_: Any) -> int:
+    """Twice the forward's, as of a matrix product; what is recomputed is not counted."""
+    return 2 * _count(*shapes)
 
 
 def check(inputs: Inputs, routes: Sequence[Route], discretization: str) -> None:
