@@ -15,7 +15,7 @@ from torch import nn
 
 import train
 from zeromamba import figures
-from zeromamba.build import load_data_sets
+from zeromamba.build import build_model, load_data_sets
 from zeromamba.checkpoint import Record, save_checkpoint
 from zeromamba.data import ImageDataset, normalise
 from zeromamba.figures import run as run_module
@@ -213,13 +213,25 @@ def test_before_training_are_the_weights_that_the_run_began_with(checkpoint, run
         torch.testing.assert_close(began, ended, atol=1e-6, rtol=1e-6)
 
 
-def test_backbones_of_other_runs_are_measured_on_the_same_images_and_described(checkpoint, run, capsys):
-    command = ERF(checkpoint, beside=(checkpoint,), device="cpu")
-    figure = command.draw(run)
-    _, after, other = (axes.images[0].get_array() for axes in figure.axes[:3])
-    np.testing.assert_array_equal(after, other)
+def test_backbones_of_other_runs_are_measured_on_the_same_images_and_described(checkpoint, run, tmp_path, capsys):
+    def shown(command, run):
+        figure = command.draw(run)
+        return figure, [axes.images[0].get_array() for axes in figure.axes[:-1]]  # the last is the colour bar
+
+    path = tmp_path / "other.safetensors"
+    settings = replace(run.settings, backbone="vim-nano")
+    record = replace(run.checkpoint.record, settings=settings)
+    save_checkpoint(path, build_model(settings, run.data.V), run.data, record)
+    _, (_, alone) = shown(ERF(checkpoint, device="cpu"), run)
+    _, (_, other_alone) = shown(ERF(path, device="cpu"), load_run(Gamma(path, device="cpu")))
+    figure, (_, this, other) = shown(ERF(checkpoint, beside=(path,), device="cpu"), run)
+    np.testing.assert_array_equal(this, alone)
+    np.testing.assert_array_equal(other, other_alone)
+    assert [axes.get_title() for axes in figure.axes[1:3]] == [
+        f"{n} after training" for n in ("VMamba-Nano", "Vim-Nano")
+    ]
     assert "Beside it: data set" in texts(figure)
-    assert "\nVMamba-Nano: contribution" in capsys.readouterr().out
+    assert "\nVim-Nano after training: contribution" in capsys.readouterr().out
 
 
 def test_a_backbone_of_another_data_set_is_not_set_beside(checkpoint, run, tiny, tmp_path):

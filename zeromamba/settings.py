@@ -135,9 +135,9 @@ class Settings:
     def chosen_by(self) -> str:
         """How a number of this run was made; goes wherever the number does."""
         if self.protocol == "paper":
-            label = "best epoch on test images, gamma fixed by hand (as the released code)"
-            if self.gamma is None and self.components != "full":
-                label += "; this gamma is ZeroMamba's, the paper prints none for a part of it"
+            # the paper prints no gamma for a part of it
+            of = " for the whole ZeroMamba" if self.gamma is None and self.components != "full" else ""
+            label = f"best epoch on test images, gamma fixed by hand{of} (as the released code)"
         elif self.gamma is None:
             label = "epoch and gamma chosen on validation classes"
         else:

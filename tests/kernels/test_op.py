@@ -32,11 +32,12 @@ def test_the_kernels_can_be_lifted_out(tmp_path):
     assert process.returncode == 0, process.stderr
 
 
-def test_a_copy_beside_the_original_runs_its_own_code(tmp_path):
+@pytest.mark.parametrize("name", ["lifted", "zeromamba_kernels"])
+def test_a_copy_beside_the_original_runs_its_own_code(tmp_path, name):
     """Operators are PyTorch's by name: those of a copy that someone changes must not replace ours, nor ours them."""
-    shutil.copytree(Path(triton_ss2d.__file__).parent, tmp_path / "lifted")
+    shutil.copytree(Path(triton_ss2d.__file__).parent, tmp_path / name)
     code = ONES + (
-        "import zeromamba.kernels, lifted, lifted.vectorised\n"
+        f"import zeromamba.kernels, {name} as lifted, {name}.vectorised\n"
         "changed = lifted.vectorised.forward\n"
         "lifted.vectorised.forward = lambda *a: (2 * changed(*a)[0], *changed(*a)[1:])\n"
         "ours, theirs = zeromamba.kernels.ss2d(*i), lifted.ss2d(*i)\n"
@@ -161,6 +162,7 @@ def test_a_result_may_be_changed_in_place(impl):
     y, last = selective_scan(u, u, -torch.ones_like(u[0, :, :1]), B, B, return_last_state=True, impl=impl)
     y.mul_(2)
     last.mul_(2)
+    y.sum().backward()
 
 
 def test_gradient_checkpointing_gives_the_same_bits():

@@ -2,6 +2,7 @@
 
 import sys
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -40,6 +41,11 @@ def test_windows_of_2_on_a_map_of_3_by_3_are_cut_off_by_its_border():
 def test_a_window_larger_than_the_map_is_the_map():
     assert torch.equal(Route(window=sys.maxsize).tokens(2, 3), Route().tokens(2, 3))
     assert torch.equal(Route(column=True, window=3).tokens(2, 3), Route(column=True).tokens(2, 3))
+
+
+def test_numbers_of_numpy_are_options_too():
+    assert Route(np.bool_(True), window=np.int64(2)) == Route(True, window=2)
+    assert torch.equal(Route(np.bool_(True), window=np.int64(2)).tokens(3, 3), Route(True, window=2).tokens(3, 3))
 
 
 def test_what_is_no_option_is_refused_by_name():

@@ -110,8 +110,7 @@ class ERF(Command):
         others = [self._other(path, run) for path in self.beside]
         contributions = [
             (self._before(run), _measure(self.untrained(run), batches, run)),
-            ("after training", _measure(run.model, batches, run)),
-            *((network(other.settings), _measure(other.model, batches, other)) for other in others),
+            *((f"{network(r.settings)} after training", _measure(r.model, batches, r)) for r in (run, *others)),
         ]
         for title, contribution in contributions:
             shares = ", ".join(f"{100 * s:g}% in {100 * share_of_pixels(contribution, s):.2f}%" for s in SHARES)

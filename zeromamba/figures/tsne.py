@@ -1,4 +1,4 @@
-"""Figures 4 and 10: t-SNE (van der Maaten and Hinton, JMLR 2008) of visual and semantic features of test images."""
+"""After Figures 4 and 10: t-SNE (van der Maaten and Hinton, JMLR 2008) of visual and semantic features of images."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -88,7 +88,7 @@ def draw(rows: dict[str, ImageFeatures], class_names: tuple[str, ...], seed: int
 
 @dataclass(frozen=True)
 class TSNE(ClassCommand):
-    """Figures 4 and 10: t-SNE of the visual and semantic features of test images, unseen and seen classes."""
+    """After Figures 4 and 10: t-SNE of the visual and semantic features of test images, unseen and seen classes."""
 
     def draw(self, run: Run) -> Figure:
         """The figure."""

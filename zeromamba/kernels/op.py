@@ -22,7 +22,7 @@ from .routes import CROSS_SCAN, Route
 DISCRETIZATIONS: tuple[str, ...] = get_args(Discretization)
 IMPLS: tuple[str, ...] = get_args(Impl)
 HAS_TRITON = importlib.util.find_spec("triton") is not None  # looked up once: torch.compile of 2.11 cannot trace it
-NAMESPACE = __name__.rpartition(".")[0].replace(".", "_")  # of the operators: a copy of this package has its own
+NAMESPACE = __name__.rpartition(".")[0].replace(".", "__")  # of the operators: a copy of this package has its own
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 AXES = {
     "x": "bhwd", "dt_low": "bhwkr", "dt_weight": "kdr", "dt_bias": "kd",
@@ -102,7 +102,7 @@ def scan(
     if impl == "reference":
         with torch.autocast(inputs.x.device.type, enabled=False):
             y, last = reference.ss2d(inputs.widened(), routes, discretization, softplus)
-        return y.to(inputs.x.dtype), last.detach()
+        return y.to(inputs.x.dtype), last.detach().clone()  # the backward of y needs the loop's own
     y, last, _ = _forward(*inputs, encode(routes), discretization, softplus, impl)
     return y, last
 

@@ -1,6 +1,7 @@
 """The directions in which a map is read, as pure index maps."""
 
 from dataclasses import dataclass
+from numbers import Integral
 
 import torch
 from torch import Tensor
@@ -19,7 +20,7 @@ class Route:
             is larger than the map is the map.
 
     Raises:
-        TypeError: column or reverse is no bool, or window no int.
+        TypeError: column or reverse is neither true nor false, or window no whole number.
         ValueError: window is negative.
     """
 
@@ -29,9 +30,9 @@ class Route:
 
     def __post_init__(self) -> None:
         for name in ("column", "reverse"):
-            if not isinstance(given := getattr(self, name), bool):
+            if (given := getattr(self, name)) not in (True, False):
                 raise TypeError(f"{name}: expected True or False, got {given!r}")
-        if not isinstance(self.window, int | torch.SymInt):  # torch.compile's, where windows vary
+        if not isinstance(self.window, Integral | torch.SymInt):  # torch.compile's, where windows vary
             raise TypeError(f"window: expected a whole number of tokens, got {self.window!r}")
         if self.window < 0:
             raise ValueError(f"window: expected 0 (no windows) or a side in tokens, got {self.window}")

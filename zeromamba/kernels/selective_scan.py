@@ -37,8 +37,8 @@ def selective_scan(
         impl: as in `zeromamba.kernels.ss2d`.
 
     Returns:
-        out (b, d, l) of u's dtype, of which channels may lie side by side in memory; and if asked for, the last state
-        (b, d, n), float32 or float64, without gradient.
+        out (b, d, l) of u's dtype, not always contiguous: its channels may lie side by side in memory. If asked for,
+        also the last state (b, d, n), float32 or float64, without gradient.
 
     Raises:
         ValueError: for shapes and devices that do not fit, and for B or C of shape (d, n): in Mamba that means constant

@@ -18,11 +18,13 @@ def fill_order(
     else:
         rows, cols = h, w
     if WINDOWED:
-        top = position // (window * cols) * window  # the band of windows, and its height at the border
-        height = tl.maximum(tl.minimum(window, rows - top), 1)  # 1 beyond the map
+        high = tl.minimum(window, rows)
+        wide = tl.minimum(window, cols)
+        top = position // (high * cols) * high  # the band of windows, and its height at the border
+        height = tl.maximum(tl.minimum(high, rows - top), 1)  # 1 beyond the map
         q = position - top * cols
-        left = q // (height * window) * window
-        width = tl.maximum(tl.minimum(window, cols - left), 1)
+        left = q // (height * wide) * wide
+        width = tl.maximum(tl.minimum(wide, cols - left), 1)
         q -= left * height
         row = top + q // width
         col = left + q % width
