@@ -36,7 +36,7 @@ class CommandLine(Settings):
     """ZeroMamba: zero-shot learning on a Vision-Mamba backbone."""
 
     out: Path | None = None
-    """run folder, by default runs/DATASET/DATE_TIME; with --eval, where evaluation.json and .txt go, if given"""
+    """run folder, by default runs/DATASET/DATE_TIME; with --eval, if given, the folder for evaluation.json and .txt"""
     resume: Path | None = None
     """run folder of an interrupted run, which goes on with its own settings"""
     eval: Path | None = None

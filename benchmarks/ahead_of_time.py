@@ -5,9 +5,9 @@
     python benchmarks/ahead_of_time.py --stages 1    of VMamba at some stages only; all take minutes
 
 The launches are recorded from the host code itself, run on tensors without data, so that what is counted is what
-ships. Instructions are those of the machine code, one for each time that it is written down; the loops over tokens
-are unrolled and those over chunks are not, so per element and direction means: of one chunk. Nor is that over
-states, nor in float32 that over dt's rank, so that N = 16, and float32 at later stages, execute more.
+ships. Instructions are counted as they stand in the machine code. Loops over tokens are unrolled and those over chunks
+are not, so per element and direction means: of one chunk. The loop over states is not unrolled either, nor in
+float32 that over dt's rank, so N = 16, and float32 at later stages, execute more.
 """
 
 import argparse

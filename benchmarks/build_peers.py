@@ -1,4 +1,4 @@
-"""Build the peers' CUDA scans for the GPU that is here, from clones of their repositories, of which nothing is changed.
+"""Build the peers' CUDA scans for the GPU that is here, from unchanged clones of their repositories.
 
     python benchmarks/build_peers.py vmamba CLONE INTO     INTO/selective_scan_cuda_oflex*.so
     python benchmarks/build_peers.py mamba  CLONE INTO     INTO/selective_scan_cuda*.so

@@ -1,11 +1,11 @@
 """What is timed beside each other: our implementations, and each peer that can be imported.
 
-Three cuts, each like for like. Axes as in `zeromamba.kernels.ss2d`.
+Three cuts, in each of which all do the same work. Axes as in `zeromamba.kernels.ss2d`.
 
     ss2d   from the map behind the convolution: x_proj, dt_proj, scan, merge, LayerNorm. Each in the layout that its
            network gives it: ours (b, h, w, d), VMamba's (b, d, h, w).
-    scan   of that our op alone: dt_low, B and C given. No peer has it.
-    1-d    the recurrence alone, of sequences (b, k d, l) that are there already: dt, B and C given.
+    scan   of this, our op alone: dt_low, B and C given. No peer has it.
+    1-d    the recurrence alone, on sequences (b, k d, l) that are there already: dt, B and C given.
 """
 
 import importlib

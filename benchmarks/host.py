@@ -1,10 +1,10 @@
-"""How long the host takes over one call of the Triton kernels, which is the least time of any call of few tokens.
+"""How long the host takes for one call of the Triton kernels: no call, however few its tokens, takes less.
 
     python benchmarks/host.py
 
 No GPU is needed: the driver that stands in for CUDA's lets Triton compile and find its kernels as always, and then
-launches nothing. What is timed is Python's and PyTorch's part, all but CUDA's own of a launch, on one thread; PyTorch's
-few operators beside the kernels run on tensors of a CPU, so small that their work is not seen.
+launches nothing. What is timed is Python's and PyTorch's part, all but CUDA's own share of a launch, on one thread;
+PyTorch's few operators beside the kernels run on CPU tensors so small that their work does not show.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""Time the scan on the GPU that is here beside every peer that can be imported, or else show what a CPU can.
+"""Time the scan on this machine's GPU beside every peer that can be imported; without a GPU, show what a CPU can.
 
 Every result is checked before its time counts: `python benchmarks/scan.py --help`.
 """

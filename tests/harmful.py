@@ -1,4 +1,4 @@
-"""What a pickle of an attacker's would hold."""
+"""What an attacker's pickle would hold."""
 
 import os
 

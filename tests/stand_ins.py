@@ -1,4 +1,4 @@
-"""Packages that the released models import and a CPU has no use for or no build of, as far as a forward needs them."""
+"""For packages that the released models import and a CPU does not need or cannot have: what a forward needs of them."""
 
 import importlib
 from types import ModuleType

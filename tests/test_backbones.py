@@ -1,6 +1,6 @@
 """Vim, LocalVim and LocalVMamba: agreement with the released code, their published sizes, any size of image.
 
-And of these and VMamba, of which `test_backbone.py` has that, what is the same of all.
+Also what is common to these and VMamba, whose own tests are in `test_backbone.py`.
 """
 
 import math

@@ -1,6 +1,6 @@
 """The compositions of Table 5 that lack a part of ZeroMamba. All score classes as ZeroMamba does.
 
-The paper exerts its parts "on our baseline model", which every row but the last of the table has a tick for: so a model
+The paper adds its parts "on our baseline model", for which every row of the table but the last has a tick: so a model
 without GRL has the global representation of the baseline. "without L_SC" is no composition of its own: it is ZeroMamba
 trained with lambda_SC = 0.
 """

@@ -5,7 +5,7 @@
 
 The recipe is that of DAZLE (hbdat/cvpr20_DAZLE, extract_feature/extract_attribute_w2v_*.py), whose files all later
 methods share: the vectors of an attribute's words are added up, and words outside the vocabulary are left out. One
-addition: of a hyphenated word outside the vocabulary the parts are taken. SUN's "man-made", which is all zeros in the
+addition: a hyphenated word outside the vocabulary is split into its parts. SUN's "man-made", which is all zeros in the
 shared file, becomes "man" + "made"; nothing else in the three data sets changes.
 """
 
@@ -86,7 +86,7 @@ def words_of(name: str, recipe: Recipe) -> list[str]:
 
 
 def look_up(word: str, vectors: WordVectors) -> np.ndarray | None:
-    """The vector of a word as it is written, else in small letters; None where it has none."""
+    """The vector of a word as it is written, else in lower case; None where there is none."""
     return next((vectors[form] for form in (word, word.lower()) if form in vectors), None)
 
 
@@ -162,7 +162,7 @@ class CommandLine:
     dataset: Annotated[str, tyro.conf.Positional]
     """cub, sun, awa2, imagenet, or a folder of your own with attributes.csv"""
     vectors: Path
-    """word2vec's binary or text file or GloVe's text file, .gz or not"""
+    """word2vec's binary or text file, or GloVe's text file; .gz or not"""
     data_root: Path = Path("data")
     """where cub, sun, awa2 and imagenet are"""
     out: Path | None = None
@@ -172,7 +172,7 @@ class CommandLine:
 
 
 def names_of(command: CommandLine) -> tuple[tuple[str, ...], Path]:
-    """The names to make vectors for, and the file that train.py reads these from.
+    """The names to make vectors for, and the file that train.py reads the vectors from.
 
     Raises:
         FileNotFoundError, ValueError: if they are not there, or there is no such data set.

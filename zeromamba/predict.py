@@ -48,12 +48,12 @@ class Classes:
 class Prediction:
     """What a picture shows."""
 
-    classes: tuple[tuple[str, float], ...]  # names and probabilities, in the order of (14): gamma is taken off for it
+    classes: tuple[tuple[str, float], ...]  # names and probabilities, ordered by (14), with gamma taken off
     attributes: tuple[tuple[str, float], ...]  # names and psi, the semantic representation, largest first
 
 
 def read_classes(path: Path, attribute_names: tuple[str, ...]) -> tuple[tuple[str, ...], Tensor]:
-    """Class names and prototypes Z (c, a) from a table as `attributes.csv` of a data set of one's own.
+    """Class names and prototypes Z (c, a) from a table like `attributes.csv` of a data set of one's own.
 
     Raises:
         FileNotFoundError, ValueError: if it is missing, does not have exactly the attributes, in any order, or has
@@ -111,7 +111,7 @@ class CommandLine:
     top: int = 3
     """how many classes and attributes to print"""
     json: Path | None = None
-    """file for gamma, seen (the classes that were trained on) and pictures: all classes and attributes of each"""
+    """file to write: gamma, seen (the classes trained on) and pictures (all classes and attributes of each)"""
     device: str = "auto"
     """cpu, cuda, ..."""
 
@@ -126,7 +126,7 @@ def candidates(command: CommandLine, checkpoint: Checkpoint) -> Classes:
     """The classes to choose among.
 
     Raises:
-        FileNotFoundError, ValueError: as `read_classes`, and for one whose name only resembles one that was trained on.
+        FileNotFoundError, ValueError: as `read_classes`, and for a class whose name merely resembles one trained on.
     """
     record = checkpoint.record
     gamma = record.gamma if command.gamma is None else command.gamma
@@ -184,7 +184,7 @@ def name_pictures(
 
 
 def tell(command: CommandLine, classes: Classes, named: Iterable[tuple[Path, Prediction | ValueError]]) -> int:
-    """Print what each picture shows and, however that ends, write the file of `--json`; how many could not be read."""
+    """Print what each picture shows and, however that ends, write `--json`; returns how many could not be read."""
     seen, predictions, unread = classes.seen_names, {}, 0
     if seen and classes.gamma:
         print(f"note: gamma {classes.gamma:.3g} is taken off the probability of classes that were trained on, eq. (14)")

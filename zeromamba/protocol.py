@@ -1,10 +1,10 @@
 """How a number is made: which images a fit sees, and what chooses the epoch and gamma.
 
 validation (default)  A first fit trains without the validation classes; the epoch with the largest area under the
-                      seen-unseen curve on validation images, and gamma there unless it is given, are chosen. A second
+                      seen-unseen curve on validation images, and (unless given) gamma there are chosen. A second
                       fit trains on all seen classes for that many epochs and meets the test images once.
 paper                 As the released code: one fit on all seen classes, tested after every epoch with a fixed gamma;
-                      the best epoch on the test images is reported, for CZSL and GZSL each its own.
+                      the best epoch on the test images is reported, one for CZSL and one for GZSL.
 """
 
 from collections.abc import Callable

@@ -18,7 +18,7 @@ Components = Literal["full", "without-slp", "without-grl", "baseline"]
 
 @dataclass(frozen=True)
 class Rules:
-    """What of the released training code is repeated; how epoch and gamma are chosen is `protocol.py`'s."""
+    """What is repeated of the released training code; how epoch and gamma are chosen is `protocol.py`'s."""
 
     shuffle: bool  # visit the training images in a new order every epoch
     decay_everything: bool  # weight decay on norms, biases, A_log and D too
@@ -49,26 +49,26 @@ class Settings:
     data_root: Path = Path("data")
     """folder that holds CUB/, SUN/, AWA2/, ImageNet/, xlsa17/ and w2v/"""
     preset: PresetName = "paper"
-    """what the settings not given start from: the paper's for the data set and, where it states none, the released
-    code's; or ones for a small machine"""
+    """paper: settings not given are the paper's for the data set and, where it states none, the released code's; small:
+    they suit a small machine"""
     protocol: ProtocolName = "validation"
-    """validation: epoch and gamma from held-out validation classes; paper: as the released code, on test images"""
+    """validation: epoch and gamma from held-out validation classes; paper: as in the released code, from test images"""
     seeds: tuple[int, ...] = (0,)
     """one run each; the table gives mean and deviation"""
     data_seed: int = 0
     """draws ImageNet's split, the test images of your own folder, and validation classes where none are published"""
 
     variant: VariantName = "released"
-    """released: dot-product logits through the kept ImageNet classifier; paper: cosine, from the pooled feature"""
+    """released: dot-product scores, ImageNet classifier kept; paper: cosine scores, straight from the pooled feature"""
     backbone: BackboneName = "small"
     """the visual encoder; nano to base are VMamba's sizes; DeiT and ViT need the extra vit"""
     weights: Literal["released"] | Path | None = "released"
-    """ImageNet weights that the backbone starts from: a released file, or "released", which looks for it in
-    checkpoints/ under its own name; None trains from scratch"""
+    """ImageNet weights that the backbone starts from: a released file, or "released" to look for it in checkpoints/
+    under its own name; None trains from scratch"""
     components: Components = "full"
     """full: ZeroMamba; without-slp, without-grl, baseline: the compositions of the paper's Table 5"""
     discretization: Discretization = "euler"
-    """Bbar = dt*B (pretrained VMamba), or exact zero-order hold (2)"""
+    """euler: Bbar = dt*B, as in pretrained VMamba; zoh: exact zero-order hold, (2)"""
     drop_path: float | None = None
     """rate of stochastic depth; None takes the backbone's published one"""
     grad_checkpoint: bool = False
@@ -106,7 +106,7 @@ class Settings:
     workers: int = min(8, os.cpu_count() or 1)
     """processes that read images: 8, or as many as there are cores"""
     check_images: bool = True
-    """read every image once before training starts, which finds broken ones"""
+    """read every image once before training starts, to find broken ones"""
 
     def __post_init__(self) -> None:
         floats = [name for name, value in vars(self).items() if isinstance(value, float)]
@@ -147,7 +147,7 @@ class Settings:
         return label
 
     def anywhere(self) -> "Settings":
-        """These, to use a model with that may have been trained on another machine."""
+        """These, for using a model that may have been trained on another machine."""
         return replace(self, device="auto", scan="auto", grad_checkpoint=False)
 
     def fixed_gamma(self) -> float | None:
@@ -226,7 +226,7 @@ _SMALL: dict[str, Any] = {
 }
 # The demo's, under either preset: there is no published setting. Chosen on its validation classes by AUSUC, with 20
 # epochs: cosines, scale 10 and batches of 16 gave 69.4 % (scale 20: 61.0); dot products did not train on every seed.
-# 12 epochs, which slow machines, too, get through in four minutes. No workers: its pictures are in memory.
+# 12 epochs fit into four minutes even on slow machines. No workers: its pictures are in memory.
 _DEMO: dict[str, Any] = {
     **_SMALL,
     "variant": "paper",
@@ -236,7 +236,7 @@ _DEMO: dict[str, Any] = {
     "workers": 0,
 }
 
-# The data sets that go by a name, and what is each one's own; any other name is the path of a folder.
+# The data sets that go by a name, and each one's own settings; any other name is the path of a folder.
 _NAMED: dict[str, dict[str, Any]] = {
     "cub": {"lambda_sc": 1.0},
     "sun": {"lambda_sc": 0.2},

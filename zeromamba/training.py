@@ -1,7 +1,7 @@
 """One fit of ZeroMamba on one split: epochs, optimiser, resuming. What is done with fits is `protocol.py`'s.
 
 A fit that is interrupted goes on from its last complete epoch. All randomness of an epoch comes from
-(seed, epoch), so on a CPU the weights end up the same bits as without the interruption.
+(seed, epoch), so on a CPU the weights end up bit-identical to those of an uninterrupted fit.
 """
 
 import io

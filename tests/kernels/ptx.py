@@ -6,7 +6,7 @@ every branch. Instructions are those of NVIDIA's "Parallel Thread Execution ISA"
 (`ex2.approx`, `div.full`), or sums in an order of its own (`mma`), is rounded correctly here.
 
 Memory is the tensors' own, and every access is checked: that it lies in a tensor which the kernel was given, that it is
-aligned, and that nothing meets it which another thread wrote or read in the same launch, but for a barrier between.
+aligned, and that it meets nothing that another thread wrote or read in the same launch without a barrier between.
 """
 
 import re

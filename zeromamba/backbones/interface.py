@@ -1,4 +1,4 @@
-"""What every backbone gives and is: a feature map and a pooled feature of images."""
+"""What every backbone is, and what it gives: a feature map and a pooled feature of images."""
 
 from typing import NamedTuple
 

@@ -1,4 +1,4 @@
-"""Mamba's scan along one route of a map, of which the mixers of Vim and LocalVim are made."""
+"""Mamba's scan along one route of a map, from which the mixers of Vim and LocalVim are built."""
 
 from einops import rearrange
 from torch import Tensor, nn

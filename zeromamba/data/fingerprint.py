@@ -1,4 +1,4 @@
-"""What tells whether a run, or a checkpoint, meets the data again that it was made with."""
+"""What tells whether a run or a checkpoint meets the same data that it was made with."""
 
 import hashlib
 import json

@@ -7,8 +7,8 @@
     word_vectors.csv or .npy      optional; .csv: lines of an attribute's name and its vector;
                                   .npy: (attributes, v), rows in the order of attributes.csv
 
-A fifth of each seen class's images, drawn by --data-seed, is kept for testing. Classes of attributes.csv without a
-folder of images are left out, which a note says, as of files below images/ that are not used; a folder without
+A fifth of each seen class's images, drawn by --data-seed, is kept for testing. Notes name classes of attributes.csv
+without a folder of images, which are left out, and count files below images/ that are not used; a folder without
 attributes is an error.
 """
 

@@ -15,7 +15,7 @@ from .word_vectors import read_pickled_array, word_vectors
 
 @dataclass(frozen=True)
 class CommandLine:
-    """Say, file by file, what of a data set is there and what is missing, from where, and how large it is."""
+    """Say, file by file, what of a data set is there and what is missing, where that comes from, and its size."""
 
     dataset: Annotated[Name, tyro.conf.Positional]
     """data set; vmamba: the pretrained backbones of all sizes"""
@@ -24,7 +24,7 @@ class CommandLine:
     checkpoints: Path = Path("checkpoints")
     """folder that holds pretrained weights"""
     download: bool = False
-    """fetch what is missing and has a public address; a broken download goes on where it broke off"""
+    """fetch what is missing and has a public address; an interrupted download resumes"""
 
 
 def place(source: Source, part: Part, command: CommandLine) -> Path:
@@ -98,7 +98,7 @@ def fetch(source: Source, command: CommandLine) -> None:
 
 
 def fetch_all(sources: list[Source], command: CommandLine) -> bool:
-    """Fetch what has a public address, telling of each that fails; whether any came."""
+    """Fetch what has a public address, telling of each that fails; returns whether any came."""
     came = False
     for source in sources:
         if source.direct:

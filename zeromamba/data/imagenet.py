@@ -1,4 +1,4 @@
-"""ImageNet as in the paper's Table 3: 800 seen and 200 unseen classes, their attributes word vectors of their names.
+"""ImageNet as in the paper's Table 3: 800 seen and 200 unseen classes; attributes are word vectors of their names.
 
     ImageNet/train/<wnid>/*.JPEG          a tenth of each class is used, drawn by the seed, as are the unseen classes
     ImageNet/val/<wnid>/*.JPEG            test images, in the usual class folders; optional

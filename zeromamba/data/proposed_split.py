@@ -1,6 +1,6 @@
 """The "proposed split" files of Xian et al. (arXiv:1707.00600), `res101.mat` and `att_splits.mat`.
 
-Quirks that are met here: indices count from 1 and may be stored as unsigned bytes or shorts, paths are those of the
+Quirks that are handled here: indices count from 1 and may be stored as unsigned bytes or shorts, paths are those of the
 machine on which the files were made, with double slashes, and class names are not sorted.
 """
 

@@ -1,7 +1,7 @@
-"""Where every file of a data set comes from, and VMamba: the one table that messages, checks and downloads read.
+"""Where every file of a data set, and of VMamba, comes from: the one table that messages, checks and downloads read.
 
-Sizes and hashes are those that public code checks these files against, named beside each; where there is none, what
-arrives is checked by its length alone.
+Sizes and hashes are those that public code checks these files against, named beside each; where there is none, a
+download is checked by its length alone.
 """
 
 from dataclasses import dataclass

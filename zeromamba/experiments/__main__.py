@@ -1,6 +1,6 @@
 """The command line of the experiments.
 
-python -m zeromamba.experiments table5 --data-root data --seeds 0 1 2    as the paper, on its data sets
+python -m zeromamba.experiments table5 --data-root data --seeds 0 1 2    as in the paper, on its data sets
 python -m zeromamba.experiments table5 --reduced                         the same on the demo, for two CPU cores
 """
 
@@ -32,13 +32,13 @@ class CommandLine:
     datasets: tuple[str, ...] = ()
     """cub, sun, awa2, imagenet, demo, or folders of your own; by default the paper's, or the demo if reduced"""
     seeds: tuple[int, ...] = (0,)
-    """one run of each row for each; the table gives mean and deviation"""
+    """one run of each row for each seed; the table gives mean and deviation"""
     reduced: bool = False
     """a small network and few epochs, for two CPU cores; the table says so"""
     out: Path | None = None
     """folder of all experiments, which share their runs; by default runs/experiments, or runs/reduced"""
     protocol: ProtocolName = Settings.protocol
-    """validation: epoch and gamma from held-out validation classes; paper: as the released code, on test images"""
+    """validation: epoch and gamma from held-out validation classes; paper: as in the released code, from test images"""
     variant: VariantName | None = None
     """released or paper, which differ in the model; by default what the preset of each data set says"""
     gamma: float | None = None
@@ -55,7 +55,7 @@ class CommandLine:
     """processes that read images; by default what the preset of each data set says"""
 
     def common(self) -> dict[str, Any]:
-        """The settings that all runs share, but for the data set; those that are None stay the preset's."""
+        """The settings that all runs share, except the data set; those that are None stay the preset's."""
         names = {f.name for f in fields(Settings)}
         given = {f.name: getattr(self, f.name) for f in fields(self) if f.name in names}
         return {name: value for name, value in given.items() if value is not None}

@@ -1,6 +1,6 @@
 """Every experiment as data: its rows are changes of settings, beside the row of the paper that they repeat.
 
-What a row does not change is the preset of its data set, which is the paper's where the paper states it.
+What a row does not change comes from the preset of its data set, which is the paper's where the paper states it.
 """
 
 from dataclasses import dataclass, field, replace

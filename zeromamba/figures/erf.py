@@ -34,7 +34,7 @@ def effective_receptive_field(feature_map: Callable[[Tensor], Tensor], batches: 
     """The mean contribution of each pixel to the centre of the feature map, (H, W) float64.
 
     Args:
-        feature_map: images (b, 3, H, W) to maps (b, h, w, C), each image for itself; the centre is [h // 2, w // 2].
+        feature_map: images (b, 3, H, W) to maps (b, h, w, C), each image independently; the centre is [h // 2, w // 2].
         batches: images (b, 3, H, W), prepared as in training.
 
     Raises:

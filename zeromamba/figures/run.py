@@ -21,7 +21,7 @@ from ..settings import PAPER_GAMMA, Settings, preset
 
 @dataclass(frozen=True)
 class Run:
-    """A trained model and all that belongs to it; `settings` are the run's, with data and device of here."""
+    """A trained model and all that belongs to it; `settings` are the run's, with this machine's data and device."""
 
     checkpoint: Checkpoint
     settings: Settings
@@ -54,7 +54,7 @@ class Command:
     """The options that all figures share; a figure adds its own, and `draw`."""
 
     checkpoint: tyro.conf.Positional[Path]
-    """model.safetensors of a run, or a .pth of the released code (then with --dataset)"""
+    """model.safetensors of a run, or a .pth of the released code (which needs --dataset)"""
     dataset: str | None = None
     """demo, cub, sun, awa2, imagenet, or a folder of your own; by default what the checkpoint was trained on"""
     data_root: Path | None = None
@@ -82,7 +82,7 @@ class ClassCommand(Command):
     classes: tuple[str, ...] = ()
     """names of the classes to show; by default some at random"""
     count: int = 10
-    """how many classes to draw at random where --classes names none, of unseen and of seen ones each"""
+    """how many classes to draw at random where --classes names none: so many unseen ones, and so many seen ones"""
     per_class: int = 100
     """images of each class, at most"""
     seed: int = 0

@@ -1,6 +1,6 @@
 """The selective scan, over the routes of a map (`ss2d`) or along a line (`selective_scan`).
 
-Imports nothing else of the package, and can be lifted out and used alone.
+It imports nothing else of the package, and can be lifted out and used alone.
 """
 
 from .inputs import Discretization, Impl

@@ -55,7 +55,7 @@ def ss2d(
     token alone and so commute with the order of the scan.
 
     Args:
-        x: (b, h, w, d), the map, channels last; at least 1 of every axis.
+        x: (b, h, w, d), the map, channels last; every axis at least 1.
         dt_low: (b, h, w, k, r), low-rank dt of each route.
         dt_weight: (k, d, r); None if dt_low is (b, h, w, k, d) and stands for dt_weight @ dt_low.
         dt_bias: (k, d).
@@ -63,27 +63,27 @@ def ss2d(
         B, C: (b, h, w, k, n).
         D: (k, d).
         routes: k of them, in the order of the parameters.
-        discretization: "zoh", Bbar = (exp(dt A) - 1) / A B, exact and dt B where A = 0 (eq. (2)); or "euler",
+        discretization: "zoh", Bbar = (exp(dt A) - 1) / A B, exact (eq. (2)), dt B where A = 0; or "euler",
             Bbar = dt B, which Mamba, VMamba and every released checkpoint use.
         impl: "triton", the kernels (CUDA tensors, or any under TRITON_INTERPRET=1, set before Triton is imported; not
             float64); "torch", vectorised PyTorch; "reference", a plain loop over tokens. Only "auto" chooses: "triton"
             where x is on a CUDA device with Triton installed and no tensor is float64, "torch" elsewhere.
-            `torch.export` keeps what was chosen when it traced.
+            `torch.export` keeps the choice made when it traced.
 
     Tensors are float64, float32, bfloat16 or float16, on one device, of any strides (the kernels copy x where its
     channels do not lie side by side); they may mix dtypes (as under autocast, which does not reach inside). All is
-    computed in float32, but for the gradients of dt_low and dt_weight, which are matrix products of maps in x's
-    dtype, or of float32 as torch is set to multiply them. States and sums are float32, or float64 where x is.
+    computed in float32, except the gradients of dt_low and dt_weight: these are matrix products of maps in x's
+    dtype, in float32 at the precision that torch is set to. States and sums are float32, or float64 where x is.
 
     Returns:
-        y: (b, h, w, d), of x's dtype. Each gradient has its own input's dtype. There is no double backward, no
-        torch.func.grad, no batched gradient, and no forward-mode differentiation (a tangent of zero where no input
-        requires a gradient, an error elsewhere), as of any operator of `torch.library`; impl="reference" has them all.
+        y: (b, h, w, d), of x's dtype. Each gradient has its own input's dtype. As with any operator of `torch.library`,
+        there is no double backward, torch.func.grad, batched gradient or forward-mode differentiation (a tangent of
+        zero where no input requires a gradient, an error elsewhere); impl="reference" has them all.
 
     Raises:
-        ValueError: an argument's shape, device or choice, or the number of routes; an implementation that was asked
-            for by name and cannot serve.
-        TypeError: an argument's dtype, or one that is no tensor.
+        ValueError: an argument's shape, device or choice is wrong, or the number of routes; an implementation that was
+            asked for by name cannot serve.
+        TypeError: an argument is no tensor, or of a dtype not named above.
     """
     y, _ = scan(Inputs(x, dt_low, dt_weight, dt_bias, A, B, C, D), routes, discretization, True, impl)
     return y

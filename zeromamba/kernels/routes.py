@@ -11,16 +11,16 @@ from torch import Tensor
 class Route:
     """One order of the l = h * w tokens of a map.
 
-    Without any of the options the order is row-major, in which token = row * w + column.
+    By default the order is row-major: token = row * w + column.
 
     Args:
         column: column-major.
-        reverse: the same order from its end; with windows, of the whole windowed order.
-        window: side of LocalMamba's square windows (Huang et al. 2024, arXiv:2403.09338), in tokens; 0: none. One that
-            is larger than the map is the map.
+        reverse: the same order from its end; with windows, the whole windowed order from its end.
+        window: side of LocalMamba's square windows (Huang et al. 2024, arXiv:2403.09338), in tokens; 0: none. A
+            window larger than the map is the whole map.
 
     Raises:
-        TypeError: column or reverse is neither true nor false, or window no whole number.
+        TypeError: column or reverse is neither True nor False, or window is no whole number.
         ValueError: window is negative.
     """
 
@@ -41,7 +41,7 @@ class Route:
         """The token at each position along the route: (l,) int64, a permutation of 0..l-1.
 
         Windows follow each other in row-major order (column-major with `column`), and so do the tokens inside
-        each; windows at the right and lower border are cut off by it.
+        each; windows are cut off at the right and lower border.
         """
         map_ = torch.arange(h * w, device=device).view(h, w)
         if self.column:

@@ -29,7 +29,7 @@ def selective_scan(
     Args:
         u, delta: (b, d, l), at least 1 of every axis; dt is delta, plus delta_bias, through softplus if delta_softplus.
         A: (d, n), at most 0.
-        B, C: (b, n, l), or (b, g, n, l) for g groups of d / g channels, one scan after another: few are meant.
+        B, C: (b, n, l), or (b, g, n, l) for g groups of d / g channels, scanned one after another: for few groups.
         D, delta_bias: (d,).
         z: (b, d, l). The product with silu(z) is PyTorch's, whose backward keeps 10 bytes an element in half precision.
         return_last_state: return the state after the last token too.
@@ -41,9 +41,9 @@ def selective_scan(
         also the last state (b, d, n), float32 or float64, without gradient.
 
     Raises:
-        ValueError: for shapes and devices that do not fit, and for B or C of shape (d, n): in Mamba that means constant
-            over the tokens, for which a convolution serves better.
-        TypeError: for what is no tensor, and for a dtype that `ss2d` does not take, as a complex A.
+        ValueError: for shapes and devices that do not fit, and for B or C of shape (d, n), which Mamba takes to be
+            constant over the tokens: a convolution serves better there.
+        TypeError: for what is no tensor, and for a dtype that `ss2d` does not take, such as a complex A.
     """
     _check(u, delta, A, B, C, D, z, delta_bias)
     B, C = (v[:, None] if v.ndim == 3 else v for v in (B, C))

@@ -7,9 +7,9 @@ The logarithm of softplus is a polynomial, not `log2`: with e = exp(-|z|) in (0,
 
     softplus(z) = max(z, 0) + log1p(e),    log1p(e) = e P(e),    P of degree 8 (float32) or 5 (half precision).
 
-It is right relative to dt however small dt is, where log(1 + e) would round e away (at z = -10 by 1e-3, and
-typical models start with dt near 1e-3) and `lg2.approx` is right only to 2^-22 absolutely. It costs one
-multiply-add per degree and no special function: two of those are left an element, against three. The
+It is accurate relative to dt however small dt is, where log(1 + e) would round e away (at z = -10 by 1e-3, and
+typical models start with dt near 1e-3) and `lg2.approx` is accurate only to 2^-22 absolutely. It costs one
+multiply-add per degree and no special function: of those, two an element remain instead of three. The
 polynomials minimise the relative error over their interval (Lawson's reweighted least squares in float64); the
 tests hold them to the errors stated beside them.
 """

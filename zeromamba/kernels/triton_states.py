@@ -5,12 +5,12 @@ state; `carry_states` then walks over the segments, which takes no more than a p
 stretch of tokens is exp(A sum dt), for any number of states n.
 
 The kernels that follow walk over the chunks of a segment and carry the state of one route with them. The second route
-of an order runs against the walk: of that one, the state that enters each chunk is kept too,
+of an order runs against the walk: for that one, the state that enters each chunk is kept too,
 
     h_in(chunk) = h_local(chunk) + exp(A s(chunk)) carry(segment),   s = sum of dt from the segment's start.
 
 The adjoint recurrence has the same form with time reversed, so the same two kernels serve the backward. Where there are
-routes enough, each is one segment, entered by zero: nothing is to be known but the states of second routes.
+routes enough, each is one segment, entered by zero: only the states of second routes are needed.
 """
 
 import triton

@@ -1,4 +1,4 @@
-"""Which cut of the work serves a card. Nothing is ever tuned unasked.
+"""Which cut of the work serves a card best. Nothing is ever tuned unasked.
 
     python -m zeromamba.kernels.tuning      time the choices on this machine's card, keep the fastest for it
 

@@ -2,7 +2,7 @@
 
 A route is cut into c chunks of about a dozen tokens. All chunks advance in parallel, first from a zero state. Their
 last states, combined by the same recurrence over chunks (and chunks of chunks), give the state that enters each; from
-these starts a second pass over the tokens. Nothing is divided by a product of decays, and no such product is above 1.
+these, a second pass goes over the tokens. Nothing is divided by a product of decays, and no such product is above 1.
 
 States n are taken one after another, since they meet only in the sums over n. For each of them, with phi = Bbar / B,
 
@@ -13,7 +13,7 @@ States n are taken one after another, since they meet only in the sums over n. F
     dA = sum_t dt_t g_t Abar_t h_{t-1} + g_t B_t u_t dphi/dA
 
 D x acts on each token alone, so it is added to the map, and differentiated there. On a CPU nearly all time goes into
-reading and writing maps: so they are read where they lie, and written over memory that is used again.
+reading and writing maps: so they are read where they lie, and written to memory that is reused.
 """
 
 import math
