@@ -5,7 +5,7 @@ from typing import Any
 
 from benchmarks.cpu_paths import CpuRow
 from benchmarks.gpu import Row
-from zeromamba.extras import how_to_install
+from zeromamba.messages import how_to_install
 
 
 def plot_gpu(rows: list[Row], title: str, path: Path) -> None:

@@ -27,9 +27,8 @@ from .data.imagenet import CLASS_VECTORS, FOLDER, read_class_names
 from .data.sources import where_to_get
 from .data.tables import read_table
 from .entry import errors_in_one_line, expand_home
-from .extras import how_to_install
 from .files import require_writable, write_bytes
-from .messages import listing
+from .messages import how_to_install, listing
 
 
 class WordVectors(Container[str], Protocol):

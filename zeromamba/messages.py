@@ -2,13 +2,20 @@
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from typing import Literal
 
 LISTED = 8  # the most names of one list in a message
+Extra = Literal["vit", "figures", "words"]  # of `pyproject.toml`
 
 
 def option(name: str) -> str:
     """A setting as the command line spells it: "--batch-size" of "batch_size"."""
     return f"--{name.replace('_', '-')}"
+
+
+def how_to_install(extra: Extra) -> str:
+    """The command that installs an extra. The package is in no registry, so it is given from a clone."""
+    return f"pip install -e '.[{extra}]' in your clone of zeromamba"
 
 
 def listing(items: Iterable[object], separator: str = ", ") -> str:

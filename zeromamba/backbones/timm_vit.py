@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from ..data.pixels import IMAGENET_MEAN, IMAGENET_STD
-from ..extras import how_to_install
 from ..kernels import Discretization, Impl
+from ..messages import how_to_install
 from ..weights import Released
 from .interface import Backbone, Features, check_images
 

@@ -5,7 +5,7 @@ Each figure is one file: a function that computes what is drawn, one that draws 
 
 from importlib.util import find_spec
 
-from ..extras import how_to_install
+from ..messages import how_to_install
 
 PACKAGES = {"matplotlib": "matplotlib", "sklearn": "scikit-learn"}  # module, and what an installer calls it
 
