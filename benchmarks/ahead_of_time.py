@@ -13,7 +13,6 @@ float32 that over dt's rank, so N = 16, and float32 at later stages, execute mor
 import argparse
 import json
 import multiprocessing
-import os
 import re
 import struct
 import subprocess
@@ -253,11 +252,11 @@ def other_variants() -> Iterator[Variant]:
     yield from (variant for variant in variants([1], [torch.float16]) if variant.launch.kernel not in ALIKE)
 
 
-def count_all(chosen: Iterable[Variant], sms: Iterable[int], jobs: int | None = None) -> Iterator[Compiled]:
-    """`count` of each for each architecture, in their order, in `jobs` processes (as many as cores)."""
+def count_all(chosen: Iterable[Variant], sms: Iterable[int]) -> Iterator[Compiled]:
+    """`count` of each for each architecture, in their order, on all cores."""
     work = [(variant, sm) for variant in chosen for sm in sms]
     spawn = multiprocessing.get_context("spawn")  # a process that has used CUDA must not fork
-    with ProcessPoolExecutor(jobs or os.cpu_count(), spawn) as pool:
+    with ProcessPoolExecutor(mp_context=spawn) as pool:
         yield from pool.map(count, *zip(*work, strict=True))
 
 
