@@ -222,9 +222,9 @@ def test_backbones_of_other_runs_are_measured_on_the_same_images_and_described(c
     settings = replace(run.settings, backbone="vim-nano")
     record = replace(run.checkpoint.record, settings=settings)
     save_checkpoint(path, build_model(settings, run.data.V), run.data, record)
-    _, (_, alone) = shown(ERF(checkpoint, device="cpu"), run)
-    _, (_, other_alone) = shown(ERF(path, device="cpu"), load_run(Gamma(path, device="cpu")))
-    figure, (_, this, other) = shown(ERF(checkpoint, beside=(path,), device="cpu"), run)
+    _, (_, alone) = shown(ERF(checkpoint, images=5, device="cpu"), run)
+    _, (_, other_alone) = shown(ERF(path, images=5, device="cpu"), load_run(Gamma(path, device="cpu")))
+    figure, (_, this, other) = shown(ERF(checkpoint, beside=(path,), images=5, device="cpu"), run)
     np.testing.assert_array_equal(this, alone)
     np.testing.assert_array_equal(other, other_alone)
     assert [axes.get_title() for axes in figure.axes[1:3]] == [
