@@ -91,11 +91,10 @@ def with_gradients(function, inputs, dy):
     return {"y": y.detach()} | dict(zip(named, gradients, strict=True))
 
 
-def reference_scan(routes, discretization, dtype, change=0.0, softplus=True):
-    """The reference in `dtype`, every dt changed by that relative amount times 1 + |z|."""
+def reference_scan(routes, discretization, change=0.0, softplus=True):
+    """The reference, in its inputs' dtype, every dt changed by that relative amount times 1 + |z|."""
 
-    def function(inputs):
-        i = Inputs(*(None if v is None else v.to(dtype) for v in inputs))
+    def function(i):
         z = i.dt_low if i.dt_weight is None else torch.einsum("bhwkr,kdr->bhwkd", i.dt_low, i.dt_weight)
         z = z + i.dt_bias
         dt = torch.nn.functional.softplus(z, threshold=40.0) if softplus else z
@@ -130,13 +129,13 @@ def expect(inputs, routes, discretization, dy, softplus=True, rounded=DEVICE != 
     rounded: whether bfloat16 is; Triton's interpreter cuts it off instead.
     """
 
-    def results(inputs, dtype, change=0.0):
-        return with_gradients(reference_scan(routes, discretization, dtype, change, softplus), inputs, dy)
+    def results(inputs, change=0.0):
+        return with_gradients(reference_scan(routes, discretization, change, softplus), inputs, dy)
 
     half = inputs.x.dtype in (torch.bfloat16, torch.float16)
-    exact = results(inputs64(inputs), torch.float64)
-    single = results(inputs32(inputs), torch.float32)
-    changed = results(inputs64(inputs), torch.float64, 2.0**-16 if half else 2.0**-23)
+    exact = results(inputs64(inputs))
+    single = results(inputs32(inputs))
+    changed = results(inputs64(inputs), 2.0**-16 if half else 2.0**-23)
     budgets = {}
     for name, value in exact.items():
         unit = UNIT[getattr(inputs, "x" if name == "y" else name).dtype]
@@ -152,7 +151,7 @@ def expect(inputs, routes, discretization, dy, softplus=True, rounded=DEVICE != 
     i = inputs64(inputs)
     z = i.dt_low if i.dt_weight is None else torch.einsum("bhwkr,kdr->bhwkd", i.dt_low, i.dt_weight)
     given = i._replace(dt_low=z, dt_weight=None)
-    dz = results(given, torch.float64)["dt_low"].abs()
+    dz = results(given)["dt_low"].abs()
     absolute = {"D": torch.einsum("bhwd,bhwd->d", dy.abs(), i.x.abs()), "dt_bias": dz.sum((0, 1, 2))}
     if i.dt_weight is not None:
         absolute["dt_low"] = torch.einsum("bhwkd,kdr->bhwkr", dz, i.dt_weight.abs())

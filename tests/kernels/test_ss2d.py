@@ -176,8 +176,8 @@ def test_what_ran_in_inference_mode_can_train_after(monkeypatch):
 def test_the_vectorised_scan_in_float64_is_right_to_float64_s_rounding(discretization):
     inputs = inputs64(make(b=2, h=5, w=7, n=3))
     dy = torch.randn_like(inputs.x)
-    exact = with_gradients(reference_scan(CROSS_SCAN, discretization, torch.float64), inputs, dy)
-    single = with_gradients(reference_scan(CROSS_SCAN, discretization, torch.float32), inputs32(inputs), dy)
+    exact = with_gradients(reference_scan(CROSS_SCAN, discretization), inputs, dy)
+    single = with_gradients(reference_scan(CROSS_SCAN, discretization), inputs32(inputs), dy)
     got = with_gradients(lambda i: ss2d(*i, discretization=discretization, impl="torch"), inputs, dy)
     finer = UNIT[torch.float64] / UNIT[torch.float32]  # the same errors, of smaller roundings
     for name, value in exact.items():
