@@ -49,11 +49,11 @@ class Row:
 
 def sizes() -> list[Size]:
     """The four stages of VMamba-S at every setting."""
-    found = []
-    for image, b in SETTINGS:
-        for stage, (_, d, r) in STAGES.items():
-            found.append(Size(stage, image, b, image // 2 ** (stage + 1), d, r))
-    return found
+    return [
+        Size(stage, image, b, image // 2 ** (stage + 1), d, r)
+        for image, b in SETTINGS
+        for stage, (_, d, r) in STAGES.items()
+    ]
 
 
 def card(device: torch.device) -> Card:

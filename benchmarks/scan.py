@@ -14,6 +14,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -85,21 +86,19 @@ def main(options: Options) -> None:
     if options.model and not torch.cuda.is_available():
         raise SystemExit("--model: PyTorch finds no CUDA device here, and whole networks are timed on one only")
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False  # float32 is float32 for everyone
-    result = environment()
-    print("  ".join(f"{key}: {value}" for key, value in result.items()))
+    print("  ".join(f"{key}: {value}" for key, value in environment().items()))
     if not torch.cuda.is_available():
-        result |= without_gpu(options)
+        result = without_gpu(options)
     elif options.model:
-        result |= networks(options)
+        result = networks(options)
     else:
-        result |= on_gpu(options)
-    if options.json is not None:
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        write_json(options.json, result)
+        result = on_gpu(options)
+    write(options, result)
     if torch.cuda.is_available() and not options.model:
         print("\n" + kernel_times(torch.device("cuda")))
 
 
+@cache  # what git says takes processes, which would run between measurements
 def environment() -> dict[str, Any]:
     """What the figures belong to."""
     return {
@@ -231,9 +230,14 @@ def in_time(rows: Iterator[R], options: Options) -> Iterator[R]:
 
 def write_so_far(options: Options, name: str, rows: Sequence[R]) -> None:
     """Nothing measured is lost if the process is ended from outside."""
+    write(options, {"unfinished": True, name: [asdict(row) for row in rows]})
+
+
+def write(options: Options, result: dict[str, Any]) -> None:
+    """The result and what it belongs to, if a file is asked for."""
     if options.json is not None:
         options.json.parent.mkdir(parents=True, exist_ok=True)
-        write_json(options.json, environment() | {"unfinished": True, name: [asdict(row) for row in rows]})
+        write_json(options.json, environment() | result)
 
 
 if __name__ == "__main__":
