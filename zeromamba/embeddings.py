@@ -17,7 +17,7 @@ import re
 from collections.abc import Container, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import tyro
@@ -158,7 +158,7 @@ def _format(path: Path) -> tuple[bool, bool]:
 class CommandLine:
     """Make the word vectors of a data set's attributes (ImageNet: of its classes) from word2vec or GloVe."""
 
-    dataset: Annotated[str, tyro.conf.Positional]
+    dataset: tyro.conf.Positional[str]
     """cub, sun, awa2, imagenet, or a folder of your own with attributes.csv"""
     vectors: Path
     """word2vec's binary or text file, or GloVe's text file; .gz or not"""

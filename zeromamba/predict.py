@@ -9,7 +9,6 @@ import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated
 
 import numpy as np
 import torch
@@ -102,7 +101,7 @@ class CommandLine:
 
     checkpoint: tyro.conf.Positional[Path]
     """model.safetensors of a run"""
-    pictures: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    pictures: tyro.conf.Positional[tuple[Path, ...]]
     """image files, or folders of them"""
     classes: Path | None = None
     """CSV of classes to choose among (a name, then the checkpoint's attributes); by default the checkpoint's"""

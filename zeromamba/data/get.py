@@ -3,7 +3,6 @@
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
 
 import tyro
 
@@ -17,7 +16,7 @@ from .word_vectors import read_pickled_array, word_vectors
 class CommandLine:
     """Say, file by file, what of a data set is there and what is missing, where that comes from, and its size."""
 
-    dataset: Annotated[Name, tyro.conf.Positional]
+    dataset: tyro.conf.Positional[Name]
     """data set; vmamba: the pretrained backbones of all sizes"""
     data_root: Path = Path("data")
     """folder that holds CUB/, SUN/, AWA2/, ImageNet/, xlsa17/ and w2v/"""
