@@ -1,6 +1,7 @@
 """Table 5's compositions: each is the parts of ZeroMamba that it keeps, trains, and comes back from its checkpoint."""
 
 from dataclasses import replace
+from typing import get_args
 
 import pytest
 import torch
@@ -9,10 +10,10 @@ from zeromamba.backbones import Features
 from zeromamba.build import build_model, restore_model
 from zeromamba.checkpoint import Checkpoint, Record
 from zeromamba.losses import objective
-from zeromamba.settings import preset
+from zeromamba.settings import Components, preset
 
 a, v = 5, 7
-COMPONENTS = ("full", "without-slp", "without-grl", "baseline")
+COMPONENTS = get_args(Components)
 
 
 def make(components, **changes):
