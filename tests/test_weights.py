@@ -124,12 +124,8 @@ def test_missing_damaged_and_empty_files_are_named(tmp_path, checkpoint):
     torch.save([1, 2], tmp_path / "list.pth")
     with pytest.raises(FileNotFoundError, match=r"none\.pth"):
         RELEASED.load(tmp_path / "none.pth")
-    for name, problem in {
-        "cut": "not a whole",
-        "empty": "not a whole",
-        "text": "not a whole",
-        "list": "got list",
-    }.items():
+    not_whole = dict.fromkeys(("cut", "empty", "text"), "not a whole")
+    for name, problem in (not_whole | {"list": "got list"}).items():
         with pytest.raises(ValueError, match=rf"{name}\.pth: .*{problem}"):
             RELEASED.load(tmp_path / f"{name}.pth")
 

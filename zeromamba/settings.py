@@ -33,11 +33,7 @@ RULES: dict[ProtocolName, Rules] = {
 
 CHECKPOINTS = Path("checkpoints")  # where released weights are looked for
 
-PAPER_GAMMA = {
-    "cub": 0.3,
-    "sun": 0.35,
-    "awa2": 0.98,
-}  # "Implementation Details", fixed by hand for the test images
+PAPER_GAMMA = {"cub": 0.3, "sun": 0.35, "awa2": 0.98}  # "Implementation Details", fixed by hand for the test images
 
 
 @dataclass(frozen=True)

@@ -117,10 +117,8 @@ def _pattern(texture: int, rng: np.random.Generator) -> np.ndarray:
     period, phase = rng.uniform(14, 20), rng.uniform(0, 20, 2)
     if TEXTURES[texture] == "striped":
         turn = rng.uniform(0, math.pi)
-        along, across = (
-            np.array([math.cos(turn), math.sin(turn)]),
-            np.array([-math.sin(turn), math.cos(turn)]),
-        )
+        along = np.array([math.cos(turn), math.sin(turn)])
+        across = np.array([-math.sin(turn), math.cos(turn)])
         for k in np.arange(-DRAWN, DRAWN, period) + phase[0]:
             start = DRAWN / 2 + k * across
             pen.line([*(start - DRAWN * along), *(start + DRAWN * along)], fill=255, width=round(period / 2))
