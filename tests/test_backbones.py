@@ -1,6 +1,6 @@
 """Vim, LocalVim and LocalVMamba: agreement with the released code, their published sizes, any size of image.
 
-Also what is common to these and VMamba, whose own tests are in `test_backbone.py`.
+Also what is common to these and VMamba, whose own tests are in `test_vmamba.py`.
 """
 
 import math
