@@ -9,13 +9,14 @@ Three cuts, in each of which all do the same work. Axes as in `zeromamba.kernels
 """
 
 import importlib
-import importlib.util
 import os
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import Tensor
@@ -62,17 +63,22 @@ class Contender:
 def _module(name: str) -> ModuleType | None:
     """A peer's module; csm_triton is a file of VMamba's repository, not an installed one."""
     try:
-        if name != "csm_triton":
-            return importlib.import_module(name)
-        path = Path(os.environ[VMAMBA_REPO]) / "classification/models/csm_triton.py"
-        specification = importlib.util.spec_from_file_location(name, path)
-        if specification is None or specification.loader is None:
-            return None
-        module = importlib.util.module_from_spec(specification)
-        specification.loader.exec_module(module)
-        return module
-    except (ImportError, KeyError, OSError):
+        return of_vmamba(name) if name == "csm_triton" else importlib.import_module(name)
+    except ImportError:
         return None
+
+
+def of_vmamba(name: str) -> ModuleType:
+    """A module of a clone of VMamba.
+
+    Raises:
+        ImportError: there is no clone, or the module or what it needs cannot be imported.
+    """
+    if VMAMBA_REPO not in os.environ:
+        raise ImportError(HOW_TO_GET["csm_triton"])
+    folder = Path(os.environ[VMAMBA_REPO]) / "classification/models"
+    with mock.patch.object(sys, "path", [str(folder), *sys.path]):
+        return importlib.import_module(name)
 
 
 def draw(size: Size, dtype: torch.dtype, device: torch.device) -> dict[str, Tensor]:

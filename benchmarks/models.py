@@ -7,13 +7,11 @@ a whole step are not, since those of the scan are (`gpu.py`).
 import gc
 import importlib
 import importlib.util
-import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -21,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from benchmarks.contenders import HOW_TO_GET, OFLEX, RELEASED, VMAMBA_REPO
+from benchmarks.contenders import OFLEX, RELEASED, of_vmamba
 from benchmarks.timing import first_line, median_ms, peak_bytes
 from zeromamba.backbones import ImageNetClassifier, build_backbone
 from zeromamba.backbones.vmamba import RELEASED as RELEASED_WEIGHTS
@@ -93,18 +91,10 @@ def _released(size: SizeName) -> nn.Module:
     Raises:
         ImportError: it, or what it needs, cannot be imported.
     """
-    if VMAMBA_REPO not in os.environ:
-        raise ImportError(HOW_TO_GET["csm_triton"])
-    importlib.import_module(OFLEX)  # without it the released code falls back on a loop, which would not be its speed
-    folder = str(Path(os.environ[VMAMBA_REPO]) / "classification/models")
-    sys.path.insert(0, folder)
     if "fvcore" not in sys.modules and importlib.util.find_spec("fvcore") is None:
         sys.modules |= {"fvcore": mock.MagicMock(), "fvcore.nn": mock.MagicMock()}  # counts operations, not asked for
-    try:
-        module = importlib.import_module("vmamba")
-    finally:
-        sys.path.remove(folder)
-    shape = SIZES[size]
+    module, shape = of_vmamba("vmamba"), SIZES[size]
+    importlib.import_module(OFLEX)  # without it the released code falls back on a loop, which would not be its speed
     return module.VSSM(
         dims=list(shape.dims), depths=list(shape.depths), drop_path_rate=shape.drop_path, ssm_d_state=1,
         ssm_ratio=shape.ssm_ratio, ssm_dt_rank="auto", ssm_conv=3, ssm_conv_bias=False, forward_type="v05_noz",
