@@ -224,14 +224,14 @@ def test_routes_of_one_segment(routes, monkeypatch):
     compare(make(b=2, h=5, w=7, k=len(ROUTE_SETS[routes])), ROUTE_SETS[routes], "euler", "triton")
 
 
-@pytest.mark.parametrize(("programs", "n"), [(1, 1), (8192, 2)])
+@pytest.mark.parametrize(("impl", "programs", "n"), [("triton", 1, 1), ("triton", 8192, 2), ("torch", None, 2)])
 @pytest.mark.parametrize("routes", ROUTE_SETS)
-def test_last_states(routes, n, programs, monkeypatch):
+def test_last_states(routes, impl, programs, n, monkeypatch):
     monkeypatch.setattr(triton_ss2d, "config_for", lambda device: Config(programs=programs))
     inputs = make(b=2, h=5, w=7, n=n, k=len(ROUTE_SETS[routes]))
     _, exact = scan(inputs64(inputs), ROUTE_SETS[routes], "zoh", True, "reference")
     _, single = scan(inputs, ROUTE_SETS[routes], "zoh", True, "reference")
-    _, got = scan(inputs, ROUTE_SETS[routes], "zoh", True, "triton")
+    _, got = scan(inputs, ROUTE_SETS[routes], "zoh", True, impl)
     assert rms(got - exact) <= 4 * rms(single - exact) + 8 * UNIT[torch.float32] * rms(exact)
 
 
