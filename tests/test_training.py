@@ -184,7 +184,7 @@ def test_every_epoch_has_draws_of_its_own_and_only_the_paper_s_protocol_keeps_th
 def test_a_model_is_built_with_what_the_settings_give(demo):
     model = build_model(replace(DEMO, drop_path=0.25, discretization="zoh"), demo.V)
     assert [m.rate for m in model.modules() if isinstance(m, DropPath)][-1] == 0.25
-    assert {m.discretization for m in model.modules() if isinstance(m, SS2D)} == {"zoh"}
+    assert {m.scan.keywords["discretization"] for m in model.modules() if isinstance(m, SS2D)} == {"zoh"}
     assert model.logit_scale == DEMO.logit_scale == 10
 
 

@@ -5,6 +5,7 @@ For maps that are not square, see `local_vim` about the released code.
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from itertools import pairwise
 
 import torch
@@ -70,7 +71,7 @@ class LocalSS2D(nn.Module):
         super().__init__()
         d, k, r, n = 2 * channels, len(directions), math.ceil(channels / 16), state
         self.sizes = [r, n, n]  # what x_proj gives to one route and token: low-rank dt, B, C
-        self.directions, self.discretization, self.impl = directions, discretization, impl
+        self.directions, self.ss2d = directions, partial(ss2d, discretization=discretization, impl=impl)
         self.in_proj = nn.Linear(channels, 2 * d, bias=False)
         self.conv = nn.Conv2d(d, d, kernel_size=3, padding=1, groups=d)
         self.x_proj = nn.Parameter(torch.empty(k, sum(self.sizes), d).uniform_(-(d**-0.5), d**-0.5))
@@ -92,20 +93,9 @@ class LocalSS2D(nn.Module):
         route = self.directions[k]
         x = pad_to_windows(x, route.window)
         dt_low, B, C = F.linear(x, self.x_proj[k])[..., None, :].split(self.sizes, dim=-1)
-        y = ss2d(
-            x,
-            dt_low,
-            self.dt_weight[k : k + 1],
-            self.dt_bias[k : k + 1],
-            -self.A_log[k : k + 1].exp(),
-            B,
-            C,
-            self.D[k : k + 1],
-            routes=(route,),
-            discretization=self.discretization,
-            impl=self.impl,
-        )
-        return y[:, :h, :w]
+        parameters = (self.dt_weight, self.dt_bias, self.A_log, self.D)
+        dt_weight, dt_bias, A_log, D = (v[k : k + 1] for v in parameters)
+        return self.ss2d(x, dt_low, dt_weight, dt_bias, -A_log.exp(), B, C, D, routes=(route,))[:, :h, :w]
 
 
 class PatchStem(nn.Module):

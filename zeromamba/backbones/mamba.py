@@ -1,5 +1,7 @@
 """Mamba's scan along one route of a map, from which the mixers of Vim and LocalVim are built."""
 
+from functools import partial
+
 from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -23,7 +25,7 @@ class RouteScan(nn.Module):
     def __init__(self, d: int, r: int, n: int, discretization: Discretization, impl: Impl) -> None:
         super().__init__()
         self.sizes = [r, n, n]  # what x_proj gives to one token: low-rank dt, B, C
-        self.discretization, self.impl = discretization, impl
+        self.scan = partial(ss2d, discretization=discretization, impl=impl)
         self.conv = nn.Conv1d(d, d, KERNEL, groups=d, padding=KERNEL - 1)
         self.x_proj = nn.Linear(d, sum(self.sizes), bias=False)
         self.dt_weight, self.dt_bias, self.A_log, self.D = scan_parameters(d, r=r, n=n)
@@ -32,19 +34,8 @@ class RouteScan(nn.Module):
         """Map (b, h, w, d) to the same shape."""
         x = self._convolve(x, route)
         dt_low, B, C = self.x_proj(x)[..., None, :].split(self.sizes, dim=-1)  # (b, h, w, k=1, ...)
-        return ss2d(
-            x,
-            dt_low,
-            self.dt_weight[None],
-            self.dt_bias[None],
-            -self.A_log.exp()[None],
-            B,
-            C,
-            self.D[None],
-            routes=(route,),
-            discretization=self.discretization,
-            impl=self.impl,
-        )
+        dt_weight, dt_bias, A, D = (v[None] for v in (self.dt_weight, self.dt_bias, -self.A_log.exp(), self.D))
+        return self.scan(x, dt_low, dt_weight, dt_bias, A, B, C, D, routes=(route,))
 
     def _convolve(self, x: Tensor, route: Route) -> Tensor:
         """silu(conv(x)) along the route, every token back at its place."""

@@ -1,6 +1,7 @@
 """SS2D, the token mixer of VMamba (Liu et al. 2024, arXiv:2401.10166), as its released v2 models run it."""
 
 import math
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -33,7 +34,7 @@ class SS2D(nn.Module):
         super().__init__()
         d, k, r, n = int(ratio * channels), len(CROSS_SCAN), math.ceil(channels / 16), state
         self.sizes = [r, n, n]  # what x_proj gives to one route and token: low-rank dt, B, C
-        self.discretization, self.impl = discretization, impl
+        self.scan = partial(ss2d, discretization=discretization, impl=impl)
         self.in_proj = nn.Linear(channels, d, bias=False)
         self.conv = nn.Conv2d(d, d, kernel_size=3, padding=1, groups=d, bias=False)
         self.x_proj = nn.Parameter(torch.empty(k, sum(self.sizes), d).uniform_(-(d**-0.5), d**-0.5))
@@ -47,16 +48,5 @@ class SS2D(nn.Module):
         # The projections act on each token alone and need not follow the routes: one product serves all four.
         x_dbl = F.linear(x, self.x_proj.flatten(0, 1)).unflatten(-1, self.x_proj.shape[:2])
         dt_low, B, C = x_dbl.split(self.sizes, dim=-1)
-        y = ss2d(
-            x,
-            dt_low,
-            self.dt_weight,
-            self.dt_bias,
-            -self.A_log.exp(),
-            B,
-            C,
-            self.D,
-            discretization=self.discretization,
-            impl=self.impl,
-        )
+        y = self.scan(x, dt_low, self.dt_weight, self.dt_bias, -self.A_log.exp(), B, C, self.D)
         return self.out_proj(self.norm(y))
