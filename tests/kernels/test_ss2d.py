@@ -191,19 +191,12 @@ def test_gradients_of_the_vectorised_scan_are_right(discretization):
     assert torch.autograd.gradcheck(lambda *v: ss2d(*v, discretization=discretization, impl="torch"), leaves)
 
 
-@pytest.mark.parametrize("impl", IMPLS)
+@pytest.mark.parametrize("impl", ["torch", pytest.param("triton", marks=pytest.mark.gpu)])
 def test_the_same_bits_on_every_run(impl):
-    inputs = make(b=2, h=4, w=5, n=2)
-    dy = torch.randn_like(inputs.x)
-    runs = [with_gradients(lambda i: ss2d(*i, impl=impl), inputs, dy) for _ in range(2)]
-    assert all(torch.equal(runs[0][name], runs[1][name]) for name in runs[0])
-
-
-@pytest.mark.gpu
-def test_the_same_bits_on_every_run_at_a_real_size():
+    """Of Triton's interpreter, which runs one program after another, that would say nothing."""
     inputs = make(b=4, h=56, w=56, d=192, r=6, dtype=torch.bfloat16)
     dy = torch.randn_like(inputs.x)
-    runs = [with_gradients(lambda i: ss2d(*i, impl="triton"), inputs, dy) for _ in range(5)]
+    runs = [with_gradients(lambda i: ss2d(*i, impl=impl), inputs, dy) for _ in range(3)]
     assert all(torch.equal(runs[0][name], run[name]) for run in runs for name in run)
 
 
