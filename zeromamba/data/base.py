@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import combinations
 from typing import NamedTuple, Protocol
 
 import torch
@@ -150,7 +151,7 @@ def check_parts(labels: Tensor, parts: Mapping[str, Tensor], class_names: tuple[
             raise ValueError(f"{source}: {name} is empty, expected at least one image")
         if len(part.unique()) < len(part):
             raise ValueError(f"{source}: {name} lists {len(part) - len(part.unique())} images more than once")
-    for first, second in ((trainval, test_seen), (trainval, test_unseen), (test_seen, test_unseen)):
+    for first, second in combinations(parts, 2):
         shared = parts[first][torch.isin(parts[first], parts[second])]
         if len(shared):
             raise ValueError(
