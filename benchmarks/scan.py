@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+import triton
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a file: the folder above, not this one
 
@@ -109,7 +110,7 @@ def environment() -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
         "torch": torch.__version__,
-        "triton": ahead_of_time.triton.__version__,
+        "triton": triton.__version__,
         "cuda": torch.version.cuda,
     }
 
