@@ -177,7 +177,7 @@ def op_alone(impl: Impl) -> Callable[[dict[str, Tensor]], Prepared]:
     """Our op, with dt_low, B and C given as views of one map, as x_proj gives them."""
 
     def prepare(tensors: dict[str, Tensor]) -> Prepared:
-        x, x_proj, dt_weight, dt_bias, A, D = list(tensors.values())[:6]
+        x, x_proj, dt_weight, dt_bias, A, D, *_ = tensors.values()
         k, c, _ = x_proj.shape
         r, n = dt_weight.shape[-1], A.shape[-1]
         x_dbl = F.linear(x.float(), x_proj.flatten(0, 1)).unflatten(-1, (k, c)).to(x.dtype)
@@ -197,7 +197,7 @@ def recurrence(run: Callable[..., Tensor]) -> Callable[[dict[str, Tensor]], Prep
     """run(u, delta, A, B, C, D, delta_bias) on sequences (b, k d, l), as the CUDA scans take them."""
 
     def prepare(tensors: dict[str, Tensor]) -> Prepared:
-        x, x_proj, dt_weight, dt_bias, A, D = list(tensors.values())[:6]
+        x, x_proj, dt_weight, dt_bias, A, D, *_ = tensors.values()
         k, r, n = len(x_proj), dt_weight.shape[-1], A.shape[-1]
         low, B, C = _project(x.float(), x_proj, r)
         z = torch.einsum("bhwkr,kdr->bkdhw", low, dt_weight).flatten(1, 2).flatten(2).to(x.dtype).contiguous()
