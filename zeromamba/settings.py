@@ -48,7 +48,8 @@ class Settings:
     """paper: settings not given are the paper's for the data set and, where it states none, the released code's; small:
     they suit a small machine"""
     protocol: ProtocolName = "validation"
-    """validation: epoch and gamma from held-out validation classes; paper: as in the released code, from test images"""
+    """validation: epoch and gamma chosen on held-out validation classes; paper: as in the released code, gamma fixed
+    and the best epoch on test images"""
     seeds: tuple[int, ...] = (0,)
     """one run each; the table gives mean and deviation"""
     data_seed: int = 0

@@ -38,7 +38,8 @@ class CommandLine:
     out: Path | None = None
     """folder of all experiments, which share their runs; by default runs/experiments, or runs/reduced"""
     protocol: ProtocolName = Settings.protocol
-    """validation: epoch and gamma from held-out validation classes; paper: as in the released code, from test images"""
+    """validation: epoch and gamma chosen on held-out validation classes; paper: as in the released code, gamma fixed
+    and the best epoch on test images"""
     variant: VariantName | None = None
     """released or paper, which differ in the model; by default what the preset of each data set says"""
     gamma: float | None = None
