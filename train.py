@@ -19,12 +19,12 @@ from zeromamba.build import build_model, load_data_sets, missing_weights, restor
 from zeromamba.checkpoint import RELEASED_SUFFIX, Checkpoint, adopt_released, adoptable_gamma, load_checkpoint
 from zeromamba.data import ZSLData
 from zeromamba.entry import errors_in_one_line, expand_home
-from zeromamba.files import require_writable, write_json, write_text
-from zeromamba.measuring import evaluate_split, pick_device
+from zeromamba.files import write_json, write_text
+from zeromamba.measuring import check_scan, evaluate_split, pick_device
 from zeromamba.messages import option
 from zeromamba.model import ZeroShotModel
 from zeromamba.protocol import SeedRun, final_split, summary
-from zeromamba.runs import MACHINE_SETTINGS, first_change, load_settings, new_folder, open_run
+from zeromamba.runs import MACHINE_SETTINGS, first_change, load_settings, make_output_folder, new_folder, open_run
 from zeromamba.settings import Settings, preset
 
 # What --eval may change of a checkpoint's settings: no part of the model, and nothing that training alone asks for.
@@ -148,12 +148,11 @@ def main(argv: list[str] | None = None) -> None:
         command, checkpoint = parse(argv)
         settings = command.settings()
         device = pick_device(settings.device)
+        check_scan(settings, device)
         if command.eval:
             measured, model, data = prepare_evaluation(command.eval, checkpoint, settings)
             if command.out:
-                command.out.mkdir(parents=True, exist_ok=True)
-                for name in ("evaluation.json", "evaluation.txt"):
-                    require_writable(command.out / name)
+                make_output_folder(command.out, "evaluation.json", "evaluation.txt")
         else:
             settings, data, folder = prepare_training(command, settings, device)
     goes_on = "" if command.eval else f"python train.py --resume {shlex.quote(str(folder))} goes on"

@@ -60,4 +60,5 @@ def test_a_checkpoint_of_any_composition_restores_it(components, tmp_path):
     checkpoint = Checkpoint(record, model.state_dict(), torch.rand(3, a), tmp_path)
     again = restore_model(checkpoint, settings)
     images = torch.randn(1, 3, 64, 64)
-    torch.testing.assert_close(again.eval()(images), model.eval()(images), rtol=0, atol=0)
+    assert not any(module.training for module in again.modules())
+    torch.testing.assert_close(again(images), model.eval()(images), rtol=0, atol=0)

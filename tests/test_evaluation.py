@@ -149,3 +149,10 @@ def test_evaluate_counts_every_class_the_same_however_many_images_it_has():
 def test_a_curve_without_unseen_images_is_an_error():
     with pytest.raises(ValueError, match="both seen and unseen"):
         seen_unseen_curve(np.array([[0.5, 0.5]]), np.array([0]), np.array([True, False]))
+
+
+@pytest.mark.parametrize("dtype", [np.int64, np.uint8])
+def test_numbers_in_place_of_truth_values_are_refused(dtype):
+    """`~` of 1 is -2, which is true."""
+    with pytest.raises(TypeError, match="seen: expected an array of bool"):
+        evaluate(np.eye(2), np.arange(2), np.array([1, 0], dtype), ("a", "b"), gamma=0.0)

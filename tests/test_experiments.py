@@ -185,6 +185,14 @@ def test_all_that_is_missing_is_named_at_once(tmp_path, monkeypatch):
     assert "deit" not in end.value.code, "without timm, its weights would be of no use"
 
 
+def test_a_folder_that_cannot_be_made_is_named_and_what_to_do(tiny, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(
+        SystemExit, match=r"file/table7: cannot write there .* choose a folder you may write with --out"
+    ):
+        main(["table7", "--reduced", "--datasets", str(tiny), "--device", "cpu", "--out", str(tmp_path / "file")])
+
+
 def test_no_image_is_decoded_where_weights_are_missing(tiny, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     shutil.copytree(tiny, tmp_path / "broken")

@@ -277,10 +277,12 @@ def test_classes_drawn_at_random_are_the_same_for_the_same_seed(checkpoint, run)
 
 
 def test_named_classes_are_drawn_and_no_other(checkpoint, run):
-    figure = TSNE(checkpoint, classes=("class 5",)).draw(run)
+    figure = TSNE(checkpoint, classes=("class 5", "class 5")).draw(run)
     assert "class 5" in texts(figure)
     assert "class 4" not in texts(figure)
     assert len(figure.axes) == 2, "no row for seen classes, of which none is named"
+    once, twice = (TSNE(checkpoint, classes=("class 5",) * n).pick(run.data, run.data.test_unseen) for n in (1, 2))
+    assert torch.equal(once, twice)
 
 
 def test_a_class_is_found_however_its_name_is_written(checkpoint, run):

@@ -5,6 +5,7 @@ import math
 import re
 import shutil
 from dataclasses import replace
+from pathlib import Path
 from unittest.mock import Mock
 
 import pytest
@@ -12,7 +13,7 @@ import torch
 
 from zeromamba.build import build_model
 from zeromamba.checkpoint import Record, load_checkpoint, save_checkpoint
-from zeromamba.data import ImageFiles, load_dataset
+from zeromamba.data import ImageDataset, ImageFiles, load_dataset
 from zeromamba.evaluation import per_class_accuracy
 from zeromamba.measuring import evaluate_split
 from zeromamba.predict import Classes, main, predict
@@ -20,6 +21,7 @@ from zeromamba.protocol import final_split
 from zeromamba.settings import preset
 from zeromamba.weights import load_safetensors, save_safetensors
 
+README = Path(__file__).parents[1] / "README.md"
 GAMMA = 0.01  # of much account to a model that was never trained
 
 
@@ -36,6 +38,18 @@ def made(tiny, tmp_path_factory):
     save_checkpoint(path, model, data, record)
     measured = evaluate_split(model, data, final_split(data), settings, GAMMA, torch.device("cpu"))
     return data, path, measured
+
+
+def test_what_the_readme_has_of_python_gives_what_the_command_does(made, tmp_path):
+    data, path, _ = made
+    i = int(data.test_unseen[0])
+    (code,) = re.findall(r"```python\n(from pathlib.*?)```", README.read_text(), re.DOTALL)
+    names = {"images": ImageDataset(data.images, torch.tensor([i]), 32)[0][0][None]}
+    exec(code.replace("runs/birds/DATE_TIME/seed-0/model.safetensors", str(path)), names)
+    (shown,) = predictions(tmp_path, path, data.images.name(i), "--gamma", "0").values()
+    psi, p = names["psi"][0], names["scores"][0].double().softmax(dim=-1)
+    assert dict(shown["attributes"]) == pytest.approx(dict(zip(data.attribute_names, psi.tolist(), strict=True)))
+    assert dict(shown["classes"]) == pytest.approx(dict(zip(data.class_names, p.tolist(), strict=True)))
 
 
 def predictions(tmp_path, *arguments):

@@ -225,6 +225,15 @@ def test_errors_before_training_name_what_is_wrong(tiny, tmp_path, finished, mon
     file = tmp_path / "file"
     file.touch()
     assert str(file) in error_of("--dataset", tiny, *TINY, "--out", file / "run")
+    for folder in (file, file / "run"):
+        message = error_of("--eval", finished[0] / "seed-0" / "model.safetensors", "--out", folder)
+        assert message.startswith(f"error: {folder}: cannot write there")
+        assert message.endswith("choose a folder you may write with --out")
+    monkeypatch.setenv("TRITON_INTERPRET", "0")
+    message = error_of("--dataset", tiny, *TINY, "--scan", "triton", *out)
+    assert message.startswith("error: --scan triton: impl='triton' cannot serve: the tensors are on cpu")
+    assert message.endswith("--scan auto takes what can")
+    assert not (tmp_path / "run").exists()
     assert "--image-size" in error_of("--dataset", tiny, *TINY, "--image-size", "64", "--out", finished[0])
     assert str(tmp_path) in error_of("--resume", tmp_path)
 
@@ -254,6 +263,17 @@ def test_a_setting_out_of_range_is_named(setting, capsys):
     message = capsys.readouterr().err
     assert setting[0] in message
     assert "usage: " not in message, "of the parser before the command line's own"
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"components": "Full"}, {"variant": "x"}, {"protocol": "x"}, {"preset": "smal"}, {"scan": "cuda"}],
+    ids=str,
+)
+def test_a_choice_that_there_is_not_is_named_in_python_too(wrong):
+    ((name, value),) = wrong.items()
+    with pytest.raises(ValueError, match=f"--{name} is '{value}': expected one of "):
+        Settings(**wrong)
 
 
 @pytest.mark.parametrize(

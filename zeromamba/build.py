@@ -112,11 +112,11 @@ def _format_of(backbone: BackboneName, path: Path) -> Released:
 
 
 def restore_model(checkpoint: Checkpoint, settings: Settings) -> ZeroShotModel:
-    """The model of a checkpoint; `settings` may differ from its own in what concerns the machine."""
+    """A checkpoint's model, in evaluation mode; `settings` may differ from its own in what concerns the machine."""
     # a model without SLP asks of V (a, v) only how many attributes there are, which Z (c, a) tells too
     model = _assemble(settings, checkpoint.state.get("slp.V", checkpoint.Z.T))
     load_strict(model, checkpoint.state, checkpoint.source)
-    return model
+    return model.eval()
 
 
 def _assemble(settings: Settings, V: Tensor) -> ZeroShotModel:

@@ -98,8 +98,11 @@ def seen_unseen_curve(p: Floats, labels: Ints, seen: Bools) -> Curve:
         seen: (c,) which candidates are seen; both kinds must occur, among the candidates and the labels.
 
     Raises:
+        TypeError: if seen is not of bool: `~seen`, the unseen ones, would be something else.
         ValueError: if only one kind occurs.
     """
+    if seen.dtype != np.bool_:
+        raise TypeError(f"seen: expected an array of bool, got {seen.dtype}")
     image_seen = seen[labels]
     if seen.all() or not seen.any() or image_seen.all() or not image_seen.any():
         raise ValueError("a seen-unseen curve needs images and candidates of both seen and unseen classes")
@@ -129,8 +132,11 @@ def evaluate(logits: Floats, labels: Ints, seen: Bools, class_names: Sequence[st
         labels: (m,) indices into the candidates.
         seen: (c,) which candidates are seen.
         class_names: (c,) names of the candidates.
-        gamma: calibration coefficient; None takes the one with the highest H on these very images, for validation
-            images only.
+        gamma: calibration coefficient; None takes the one with the highest H on these very images, for
+            validation images only.
+
+    Raises:
+        TypeError, ValueError: as `seen_unseen_curve`.
     """
     p = softmax(logits, axis=-1)
     curve = seen_unseen_curve(p, labels, seen)

@@ -12,6 +12,8 @@ from tqdm import tqdm
 
 from .data import ImageDataset, ZSLData, normalise
 from .evaluation import Bools, Evaluation, Floats, Ints, evaluate
+from .kernels.inputs import Inputs
+from .kernels.op import choose
 from .model import ZeroShotModel
 from .settings import Settings
 
@@ -51,6 +53,15 @@ def pick_device(name: str) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"--device {name} cannot be used here: {error}") from error
     return device
+
+
+def check_scan(settings: Settings, device: torch.device) -> None:
+    """Raise ValueError if an implementation of the scan that was asked for by name cannot serve on the device."""
+    inputs = Inputs(*[torch.empty(1, device=device)] * len(Inputs._fields))
+    try:
+        choose(settings.scan, inputs)
+    except ValueError as error:
+        raise ValueError(f"--scan {settings.scan}: {error}, and --scan auto takes what can") from error
 
 
 def autocast(settings: Settings, device: torch.device) -> AbstractContextManager[Any]:

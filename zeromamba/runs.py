@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from .data import ZSLData, differences, fingerprints
-from .files import read_json, write_json
+from .files import read_json, require_writable, write_json
 from .messages import option
 from .settings import Settings
 
@@ -47,6 +47,20 @@ def _unwritable(folder: Path, error: OSError, *, goes_on: bool) -> ValueError:
     # --resume takes no --out
     advice = "make this folder writable" if goes_on else "choose a folder you may write with --out"
     return ValueError(f"{folder}: cannot write there ({error}): {advice}")
+
+
+def make_output_folder(folder: Path, *names: str) -> None:
+    """Make the folder that `--out` names, for files of these names.
+
+    Raises:
+        ValueError: if it, or one of them, cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in names:
+            require_writable(folder / name)
+    except OSError as error:
+        raise _unwritable(folder, error, goes_on=False) from error
 
 
 def open_run(folder: Path, settings: Settings, data: ZSLData, device: torch.device) -> Settings:

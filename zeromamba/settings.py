@@ -4,7 +4,7 @@ import math
 import os
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from .backbones import REGISTRY, BackboneName
 from .kernels import Discretization, Impl
@@ -106,6 +106,9 @@ class Settings:
     """read every image once before training starts, to find broken ones"""
 
     def __post_init__(self) -> None:
+        for name, kind in get_type_hints(Settings).items():
+            if get_origin(kind) is Literal and (value := getattr(self, name)) not in get_args(kind):
+                raise ValueError(f"{option(name)} is {value!r}: expected one of {', '.join(get_args(kind))}")
         floats = [name for name, value in vars(self).items() if isinstance(value, float)]
         for names, holds, expected in (
             (floats, math.isfinite, "a finite number"),

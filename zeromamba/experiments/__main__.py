@@ -17,6 +17,7 @@ from ..figures import require_packages
 from ..measuring import pick_device
 from ..messages import repeated
 from ..model import VariantName
+from ..runs import make_output_folder
 from ..settings import ProtocolName, Settings
 from .grids import EXPERIMENTS, Experiment, ExperimentName, at_reduced_size
 from .run import Cell, missing_files, open_all, plan, run_all
@@ -104,7 +105,7 @@ def main(argv: list[str] | None = None) -> None:
             require_packages()
         device = pick_device(command.device)
         cells = plan_all(command, experiment, out)
-        folder.mkdir(parents=True, exist_ok=True)
+        make_output_folder(folder, "table.md", "table.csv")
         open_all(cells, device)
     with errors_in_one_line("started again, it goes on", memory="--grad-checkpoint needs less memory"):
         for _ in run_all(cells, device):

@@ -100,7 +100,7 @@ def gamma_curves(experiment: Experiment, cells: list[Cell], device: torch.device
             if not file.is_file():
                 raise FileNotFoundError(f"{file} is missing: remove {folder / RESULT}, too, and the seed starts anew")
             checkpoint = load_checkpoint(file)
-            model = restore_model(checkpoint, cell.settings).to(device).eval()
+            model = restore_model(checkpoint, cell.settings).to(device)
             run = Run(checkpoint, cell.settings, cell.data, model, device)
             curve, chosen = gamma.gamma_curve(run)
             caption = run.caption(f"{experiment.title}. {_mark(experiment, [cell])}".rstrip())

@@ -98,7 +98,7 @@ class ClassCommand(Command):
         Raises:
             ValueError: if the data set has no class of a given name.
         """
-        given = [composed(name) for name in self.classes]
+        given = list(dict.fromkeys(map(composed, self.classes)))
         unknown = [name for name in given if name not in data.class_names]
         if unknown:
             raise ValueError(f"--classes: {data.name!r} has no class {unknown[0]!r}; it has {list(data.class_names)}")
@@ -135,7 +135,7 @@ def load_run(command: Command) -> Run:
         checkpoint = load_checkpoint(command.checkpoint)
         settings, data = _data(checkpoint.record.settings, command)
         checkpoint.check_fits(data)
-    model = restore_model(checkpoint, settings).to(device).eval()
+    model = restore_model(checkpoint, settings).to(device)
     return Run(checkpoint, settings, data, model, device)
 
 
