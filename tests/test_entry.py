@@ -3,6 +3,7 @@
 import errno
 import io
 import re
+import signal
 import sys
 from unittest.mock import Mock
 
@@ -32,10 +33,17 @@ def test_too_little_memory_of_the_machine_is_told_with_what_needs_less():
             torch.empty(1 << 50)
 
 
-def worker_error(signal):
+def test_a_job_that_is_ended_from_outside_says_how_to_go_on():
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit, match=r"^interrupted: x goes on$"), errors_in_one_line("x goes on"):
+        signal.raise_signal(signal.SIGTERM)
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def worker_error(name):
     """What PyTorch raises when a process that reads images has ended."""
     error = RuntimeError("DataLoader worker (pid(s) 3) exited unexpectedly")
-    error.__cause__ = RuntimeError(f"DataLoader worker (pid 3) is killed by signal: {signal}. ")
+    error.__cause__ = RuntimeError(f"DataLoader worker (pid 3) is killed by signal: {name}. ")
     return error
 
 

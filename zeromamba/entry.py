@@ -3,6 +3,7 @@
 import io
 import os
 import re
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,7 +26,7 @@ def errors_in_one_line(
     """Turn what the user, the input, the disk or the training can cause into one line and exit status 1.
 
     Args:
-        goes_on: what goes on where this ends, told after Ctrl-C and behind an error's message.
+        goes_on: what goes on where this ends, told after Ctrl-C or SIGTERM and behind an error's message.
         memory: what needs less of the device's memory, on a line of its own where that was too small.
 
     Raises:
@@ -35,6 +36,8 @@ def errors_in_one_line(
         if isinstance(stream, io.TextIOWrapper):  # a file's name may be no text in the terminal's encoding
             stream.reconfigure(errors="backslashreplace")
     after = f"; {goes_on}" if goes_on else ""
+    # Slurm, Docker and `timeout` end a job so; PyTorch's processes that read images have a handler of their own
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield
     except KeyboardInterrupt:
@@ -55,6 +58,8 @@ def errors_in_one_line(
             fewer = "Fewer processes that read images (--workers) need less memory, and less of Docker's --shm-size"
             sys.exit(f"error: {ended}\n{fewer}{after}")
         raise
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _told(error: Exception) -> str:

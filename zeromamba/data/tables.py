@@ -49,7 +49,7 @@ def read_table(path: Path, *, header: bool) -> tuple[tuple[str, ...], dict[str, 
         values = [_number(cell) for cell in cells]
         if None in values:
             c = values.index(None)
-            raise ValueError(f"{path}: line {number}, column {c + 2}: {cells[c]!r}, expected a finite number")
+            raise ValueError(f"{path}: line {number}, column {c + 2}: {cells[c]!r}, expected a finite number, as 0.78")
         rows[name] = np.array(values, np.float64)
     return columns, rows
 
