@@ -3,6 +3,8 @@
 import platform
 import subprocess
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from itertools import count
@@ -30,7 +32,7 @@ def new_folder(data: ZSLData) -> Path:
         ValueError: if it cannot be written.
     """
     folder = usual = Path("runs", data.name, time.strftime("%F_%H-%M-%S"))
-    try:
+    with _writing_to(usual):
         usual.parent.mkdir(parents=True, exist_ok=True)
         for k in count(2):
             try:
@@ -38,15 +40,18 @@ def new_folder(data: ZSLData) -> Path:
                 break
             except FileExistsError:
                 folder = usual.with_name(f"{usual.name}-{k}")
-    except OSError as error:
-        raise _unwritable(folder, error, goes_on=False) from error
     return folder
 
 
-def _unwritable(folder: Path, error: OSError, *, goes_on: bool) -> ValueError:
-    # --resume takes no --out
-    advice = "make this folder writable" if goes_on else "choose a folder you may write with --out"
-    return ValueError(f"{folder}: cannot write there ({error}): {advice}")
+@contextmanager
+def _writing_to(folder: Path, *, goes_on: bool = False) -> Iterator[None]:
+    """Turn what the disk refuses into a ValueError that names the folder and what to do."""
+    try:
+        yield
+    except OSError as error:
+        # --resume takes no --out
+        advice = "make this folder writable" if goes_on else "choose a folder you may write with --out"
+        raise ValueError(f"{folder}: cannot write there ({error}): {advice}") from error
 
 
 def make_output_folder(folder: Path, *names: str) -> None:
@@ -55,12 +60,10 @@ def make_output_folder(folder: Path, *names: str) -> None:
     Raises:
         ValueError: if it, or one of them, cannot be written.
     """
-    try:
+    with _writing_to(folder):
         folder.mkdir(parents=True, exist_ok=True)
         for name in names:
             require_writable(folder / name)
-    except OSError as error:
-        raise _unwritable(folder, error, goes_on=False) from error
 
 
 def open_run(folder: Path, settings: Settings, data: ZSLData, device: torch.device) -> Settings:
@@ -74,14 +77,12 @@ def open_run(folder: Path, settings: Settings, data: ZSLData, device: torch.devi
         check_same_run(kept, settings, folder)
         check_same_data(folder, data)
         settings = replace(settings, seeds=tuple(dict.fromkeys(kept.seeds + settings.seeds)))
-    try:
+    with _writing_to(folder, goes_on=goes_on):
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / "data.json", fingerprints(data))
         write_json(folder / "settings.json", settings.to_json())
         if not goes_on:  # every seed's result has those that it was made with
             write_json(folder / "versions.json", versions(device))
-    except OSError as error:
-        raise _unwritable(folder, error, goes_on=goes_on) from error
     return settings
 
 

@@ -135,7 +135,7 @@ class Settings:
     def chosen_by(self) -> str:
         """How a number of this run was made; goes wherever the number does."""
         if self.protocol == "paper":
-            # the paper prints no gamma for a part of it
+            # the paper prints a data set's gamma for the full model alone
             of = " for the whole ZeroMamba" if self.gamma is None and self.components != "full" else ""
             label = f"best epoch on test images, gamma fixed by hand{of} (as the released code)"
         elif self.gamma is None:

@@ -92,7 +92,7 @@ def order_table(along: Route, x: Tensor) -> Tensor | None:
     _, h, w, _ = x.shape
     length = cdiv(h * w, BLOCK_L) * BLOCK_L
     table = x.new_empty(length, dtype=torch.int32)
-    window = min(along.window, max(h, w))  # one such is the whole map; an int32
+    window = min(along.window, max(h, w))  # so large a one is the whole map, and fits int32
     fill_order[(cdiv(length, BLOCK),)](
         table, h * w, h, w, window, length, COLUMN=along.column, WINDOWED=along.window > 0, BLOCK=BLOCK, **LAUNCH
     )
