@@ -255,7 +255,6 @@ def main(argv: list[str] | None = None) -> None:
             raise ValueError(f"--out {out}: expected a name that ends in .pkl, .npy or .csv")
         if out.exists() and not command.overwrite:
             raise ValueError(f"{out} is there already: give --overwrite to replace it, or another --out")
-        out.parent.mkdir(parents=True, exist_ok=True)
         require_writable(out)
         array = make(command, names, read_vectors(command.vectors))
         if unfit := [name for name, row in zip(names, array, strict=True) if not np.isfinite(row).all()]:

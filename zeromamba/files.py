@@ -2,6 +2,7 @@
 
 import json
 import os
+from contextlib import suppress
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import Any
@@ -25,10 +26,15 @@ def write_bytes(path: Path, data: bytes | memoryview) -> None:
 
 
 def require_writable(path: Path) -> None:
-    """Raise OSError, naming `path`, where `write_bytes` could not put a file; one that is there stays as it is."""
+    """Make the folder of `path`; raise OSError, naming `path`, where `write_bytes` could not put a file in it.
+
+    A file that is there stays as it is.
+    """
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a folder, expected a file to write")
     try:
+        with suppress(FileExistsError):  # a file: told below, as no folder
+            path.parent.mkdir(parents=True, exist_ok=True)
         NamedTemporaryFile(dir=path.parent).close()
     except OSError as error:
         raise OSError(f"{path}: cannot write there ({error.strerror})") from error

@@ -213,9 +213,9 @@ def main(argv: list[str] | None = None) -> None:
         pictures = find_pictures(command.pictures)
         model = restore_model(checkpoint, checkpoint.record.settings.anywhere()).to(device)
         if command.json:
-            require_writable(command.json)
             if command.json.suffix != ".json":
                 raise ValueError(f"--json {command.json}: expected the name of a file to write that ends in .json")
+            require_writable(command.json)
         unread = tell(command, classes, name_pictures(model, pictures, checkpoint, classes, device))
     if unread:
         sys.exit(f"error: {unread} of {len(pictures)} pictures could not be read")

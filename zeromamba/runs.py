@@ -61,7 +61,6 @@ def make_output_folder(folder: Path, *names: str) -> None:
         ValueError: if it, or one of them, cannot be written.
     """
     with _writing_to(folder):
-        folder.mkdir(parents=True, exist_ok=True)
         for name in names:
             require_writable(folder / name)
 

@@ -201,13 +201,16 @@ class Settings:
         A missing setting was introduced after the file was written; its default reproduces the earlier behaviour.
 
         Raises:
-            ValueError: if a field is unknown.
+            ValueError: if a field is unknown, or its value is none that this version takes.
         """
         values = cls().to_json() | values
         if unknown := values.keys() - {f.name for f in fields(cls)}:
             raise ValueError(f"{source}: this version knows no settings {sorted(unknown)}: use the one that wrote them")
         paths = {k: Path(values[k]) for k in ("data_root", "weights") if values[k] not in (None, "released")}
-        return cls(**{**values, **paths, "seeds": tuple(values["seeds"])})
+        try:
+            return cls(**{**values, **paths, "seeds": tuple(values["seeds"])})
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"{source}: {error}") from error
 
 
 # A network that a laptop trains from scratch.

@@ -69,7 +69,6 @@ def prepare(file: Path) -> None:
     """
     if file.suffix not in FORMATS:
         raise ValueError(f"--out {file}: expected a file that ends in {', '.join(FORMATS)}")
-    file.parent.mkdir(parents=True, exist_ok=True)
     require_writable(file)
 
 
