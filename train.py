@@ -20,7 +20,7 @@ from zeromamba.checkpoint import RELEASED_SUFFIX, Checkpoint, adopt_released, ad
 from zeromamba.data import ZSLData
 from zeromamba.entry import errors_in_one_line, expand_home
 from zeromamba.files import write_json, write_text
-from zeromamba.measuring import check_scan, evaluate_split, pick_device
+from zeromamba.measuring import check_scan, pick_device, score_split
 from zeromamba.messages import option
 from zeromamba.model import ZeroShotModel
 from zeromamba.protocol import SeedRun, final_split, summary
@@ -36,7 +36,8 @@ class CommandLine(Settings):
     """ZeroMamba: zero-shot learning on a Vision-Mamba backbone."""
 
     out: Path | None = None
-    """run folder, by default runs/DATASET/DATE_TIME; with --eval, if given, the folder for evaluation.json and .txt"""
+    """run folder, by default runs/DATASET/DATE_TIME; with --eval, if given, where evaluation.json, its table and class
+    scores go"""
     resume: Path | None = None
     """run folder of an interrupted run, which goes on with its own settings"""
     eval: Path | None = None
@@ -126,7 +127,8 @@ def evaluate(
         trained, measured = getattr(record.settings, name), getattr(settings, name)
         if measured != trained:
             chosen_by += f"; measured with {option(name)} {measured}, trained with {trained}"
-    evaluation = evaluate_split(model.to(device), data, final_split(data), settings, gamma, device)
+    scores = score_split(model.to(device), data, final_split(data), settings, device)
+    evaluation = scores.evaluate(gamma)
     result = {**summary(evaluation), "chosen_by": chosen_by, "per_class": evaluation.per_class}
     for name, accuracy in evaluation.per_class["gzsl"].items():
         print(f"{100 * accuracy:6.1f}  {name}" + ("" if name in record.seen_names else "  (unseen)"))
@@ -141,6 +143,7 @@ def evaluate(
         }
         write_json(folder / "evaluation.json", {**made_of, "settings": settings.to_json(), **result})
         write_text(folder / "evaluation.txt", report.plain(table))
+        scores.save(folder / "evaluation_scores.npz")
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -152,7 +155,7 @@ def main(argv: list[str] | None = None) -> None:
         if command.eval:
             measured, model, data = prepare_evaluation(command.eval, checkpoint, settings)
             if command.out:
-                make_output_folder(command.out, "evaluation.json", "evaluation.txt")
+                make_output_folder(command.out, "evaluation.json", "evaluation.txt", "evaluation_scores.npz")
         else:
             settings, data, folder = prepare_training(command, settings, device)
     goes_on = "" if command.eval else f"python train.py --resume {shlex.quote(str(folder))} goes on"

@@ -4,6 +4,7 @@ import errno
 import io
 import re
 import signal
+import subprocess
 import sys
 from unittest.mock import Mock
 
@@ -38,6 +39,16 @@ def test_a_job_that_is_ended_from_outside_says_how_to_go_on():
     with pytest.raises(SystemExit, match=r"^interrupted: x goes on$"), errors_in_one_line("x goes on"):
         signal.raise_signal(signal.SIGTERM)
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_reader_that_has_enough_ends_a_command_without_a_word():
+    """As `| head` does."""
+    code = "with errors_in_one_line():\n while True: print('y', flush=True)"
+    command = [sys.executable, "-c", f"from zeromamba.entry import errors_in_one_line\n{code}"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "y\n"
+        process.stdout.close()
+        assert (process.stderr.read(), process.wait()) == ("", 1)
 
 
 def worker_error(name):

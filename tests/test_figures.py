@@ -16,7 +16,7 @@ from torch import nn
 import train
 from zeromamba import figures
 from zeromamba.build import build_model, load_data_sets
-from zeromamba.checkpoint import Record, save_checkpoint
+from zeromamba.checkpoint import Record, load_checkpoint, save_checkpoint
 from zeromamba.data import ImageDataset, normalise
 from zeromamba.figures import run as run_module
 from zeromamba.figures.__main__ import main
@@ -107,7 +107,7 @@ def test_captions_name_the_images_and_the_protocol(name, drawn):
 def test_a_checkpoint_chosen_on_test_images_says_so(checkpoint, run):
     record = replace(run.checkpoint.record, chosen_by=Settings(protocol="paper").chosen_by)
     chosen_on_test = replace(run, checkpoint=replace(run.checkpoint, record=record))
-    assert "best epoch on test images" in texts(Gamma(checkpoint).draw(chosen_on_test))
+    assert "best epochs on test images" in texts(Gamma(checkpoint).draw(chosen_on_test))
 
 
 def test_attention_drawn_is_the_model_s_and_sums_to_one(drawn, run):
@@ -309,6 +309,9 @@ def test_errors_name_what_is_wrong(checkpoint, tmp_path):
         assert "give --dataset cub, sun or awa2" in error_of("gamma", tmp_path / "CUB_bestGZSL.pth", *dataset)
     assert "red" in error_of("gamma", checkpoint, "--dataset", "demo")
     assert "'no such class'" in error_of("attention", checkpoint, "--classes", "no such class")
+    settings = replace(load_checkpoint(checkpoint).record.settings, image_size=32)
+    with pytest.raises(ValueError, match=r"on 32 x 32 pixels VMamba-Nano sees a single region"):
+        Attention(checkpoint).draw(replace(load_run(Gamma(checkpoint, device="cpu")), settings=settings))
     assert "--per-class" in error_of("tsne", checkpoint, "--classes", "class 0", "--per-class", "1")
     assert not list(tmp_path.iterdir())
 

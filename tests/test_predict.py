@@ -15,7 +15,7 @@ from zeromamba.build import build_model
 from zeromamba.checkpoint import Record, load_checkpoint, save_checkpoint
 from zeromamba.data import ImageDataset, ImageFiles, load_dataset
 from zeromamba.evaluation import per_class_accuracy
-from zeromamba.measuring import evaluate_split
+from zeromamba.measuring import score_split
 from zeromamba.predict import Classes, main, predict
 from zeromamba.protocol import final_split
 from zeromamba.settings import preset
@@ -36,7 +36,7 @@ def made(tiny, tmp_path_factory):
     record = Record.of(data, settings=settings, seed=0, epoch=1, gamma=GAMMA, chosen_by="")
     path = tmp_path_factory.mktemp("checkpoint") / "model.safetensors"
     save_checkpoint(path, model, data, record)
-    measured = evaluate_split(model, data, final_split(data), settings, GAMMA, torch.device("cpu"))
+    measured = score_split(model, data, final_split(data), settings, torch.device("cpu")).evaluate(GAMMA)
     return data, path, measured
 
 
@@ -107,7 +107,10 @@ def test_a_picture_that_cannot_be_read_stops_no_other(made, tiny, tmp_path, caps
     printed = capsys.readouterr()
     assert str(bad) in printed.err
     lines = printed.out.splitlines()
-    assert lines.pop(0) == "note: gamma 0.01 is taken off the probability of classes that were trained on, eq. (14)"
+    assert (
+        printed.err.splitlines()[0]
+        == "note: gamma 0.01 is taken off the probability of classes that were trained on, eq. (14)"
+    )
     assert len(lines) == 2
     for line in lines:
         assert line.startswith(f"{good}: class ")

@@ -40,15 +40,22 @@ def measured(demo, monkeypatch):
     """The splits and gammas of all measurements, in their order."""
     calls = []
 
-    def evaluate_split(model, data, split, settings, gamma, device):
-        calls.append((split, gamma))
-        epoch = int(model.weight)
-        on_validation = torch.equal(split.seen, search_split(demo, 0).seen)
-        return EPOCHS[epoch - 1] if on_validation or settings.protocol == "paper" else TEST
+    class MadeUpScores:
+        def __init__(self, model, data, split, settings, device):
+            on_validation = torch.equal(split.seen, search_split(demo, 0).seen)
+            epoch = EPOCHS[int(model.weight) - 1]
+            self.split, self.evaluation = split, epoch if on_validation or settings.protocol == "paper" else TEST
+
+        def evaluate(self, gamma):
+            calls.append((self.split, gamma))
+            return self.evaluation
+
+        def save(self, path):
+            path.write_text(str(self.evaluation))
 
     monkeypatch.setattr(protocol, "Fit", MadeUpFit)
     monkeypatch.setattr(protocol, "build_model", lambda settings, V: torch.nn.Linear(1, 1, bias=False))
-    monkeypatch.setattr(protocol, "evaluate_split", evaluate_split)
+    monkeypatch.setattr(protocol, "score_split", MadeUpScores)
     return calls
 
 
@@ -69,12 +76,14 @@ def test_the_largest_area_on_validation_classes_chooses_the_epoch_and_gamma(seed
     assert checkpoint.record.gamma == 0.2
 
 
-def test_a_gamma_that_nothing_speaks_for_is_noted(demo, measured, tmp_path, monkeypatch, capsys):
+def test_a_gamma_that_nothing_speaks_for_is_not_said_to_be_chosen(demo, measured, tmp_path, monkeypatch):
     settings = replace(preset("demo", "paper"), epochs=1)
     for S, told in (0.1, False), (0.0, True):
         monkeypatch.setitem(globals(), "EPOCHS", [replace(EPOCHS[0], gzsl=GZSL(gamma=0, U=0.1, S=S))])
-        SeedRun(settings, demo, 0, tmp_path / str(S), torch.device("cpu")).result()
-        assert ("H is 0 on validation images" in capsys.readouterr().out) == told
+        result = SeedRun(settings, demo, 0, tmp_path / str(S), torch.device("cpu")).result()
+        assert ("(gamma 0, since H was 0 there whatever gamma was)" in result["chosen_by"]) == told
+        checkpoint = load_checkpoint(tmp_path / str(S) / "seed-0/model.safetensors")
+        assert checkpoint.record.chosen_by == result["chosen_by"]
 
 
 def test_the_paper_s_protocol_takes_the_best_epochs_on_test_images(demo, measured, tmp_path):
@@ -84,9 +93,11 @@ def test_the_paper_s_protocol_takes_the_best_epochs_on_test_images(demo, measure
     assert all(torch.equal(s.evaluated, final_split(demo).evaluated) for s, _ in measured)
     assert (result["epoch_czsl"], result["czsl"]) == (1, 0.9)
     assert (result["epoch"], result["U"], result["S"]) == (3, 0.7, 0.8)
-    for kind, epoch in (("czsl", 1), ("gzsl", 3)):
+    for kind, epoch, measures in (("czsl", 1, "CZSL"), ("gzsl", 3, "U, S, H and AUSUC")):
         checkpoint = load_checkpoint(tmp_path / f"seed-0/model_best_{kind}.safetensors")
         assert checkpoint.state["weight"].item() == checkpoint.record.epoch == epoch
+        assert checkpoint.record.chosen_by == f"{settings.chosen_by}; this is the epoch for {measures}"
+        assert (tmp_path / f"seed-0/scores_best_{kind}.npz").read_text() == str(EPOCHS[epoch - 1])
 
 
 def test_of_equal_epochs_the_paper_s_protocol_takes_the_last_for_CZSL_and_the_first_for_H(

@@ -2,12 +2,14 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 from unittest.mock import Mock
 
+import numpy as np
 import pytest
 import torch
 from killing import REPO, run_killed
@@ -19,6 +21,7 @@ import train
 from zeromamba import training
 from zeromamba.build import load_data_sets
 from zeromamba.checkpoint import load_checkpoint
+from zeromamba.runs import commit_of
 from zeromamba.settings import Settings, preset
 
 TINY = [
@@ -60,6 +63,23 @@ def test_a_run_leaves_settings_versions_results_checkpoint_and_table(finished, t
     assert Settings().chosen_by in " ".join(printed.split())
     assert "chance" in (out / "table.txt").read_text()
     assert not list(out.rglob("*state.pt*")), "of no use any more, and larger than the checkpoint"
+
+
+def test_the_class_scores_of_every_test_image_are_kept(finished, tiny, tmp_path):
+    """With which a reader measures whatever else is of interest; here, the run's own CZSL."""
+    folder = finished[0] / "seed-0"
+    main("--eval", folder / "model.safetensors", "--out", tmp_path)
+    for file in (folder / "scores.npz", tmp_path / "evaluation_scores.npz"):
+        with np.load(file) as kept:  # no pickle
+            logits, labels, seen = (kept[name] for name in ("logits", "labels", "seen"))
+            names, images = kept["class_names"].tolist(), kept["images"].tolist()
+        assert (logits.dtype, logits.shape) == (np.float32, (len(images), len(names)))
+        assert all((tiny / "images" / image).is_file() for image in images)
+        assert [Path(image).parent.name for image in images] == [names[c] for c in labels]
+        unseen = ~seen[labels]
+        right = np.where(seen, -np.inf, logits)[unseen].argmax(1) == labels[unseen]
+        czsl = np.mean([right[labels[unseen] == c].mean() for c in np.unique(labels[unseen])])
+        assert czsl == pytest.approx(json.loads((folder / "result.json").read_text())["czsl"])
 
 
 def scalars(folder):
@@ -158,9 +178,12 @@ def test_the_paper_s_protocol_says_so_wherever_its_numbers_appear(tiny, tmp_path
     history = seed["history"]["final"]
     assert seed["czsl"] == max(record["czsl"] for record in history)
     assert seed["H"] == max(record["H"] for record in history)
-    assert "best epoch on test images" in " ".join((out / "table.txt").read_text().split())
+    assert "best epochs on test images" in " ".join((out / "table.txt").read_text().split())
     for kind in ("czsl", "gzsl"):
-        assert load_checkpoint(out / "seed-0" / f"model_best_{kind}.safetensors").record.chosen_by == label
+        assert label in load_checkpoint(out / "seed-0" / f"model_best_{kind}.safetensors").record.chosen_by
+
+
+BEST_ON_TEST = "best epochs on test images (one for CZSL, another for U, S, H and AUSUC)"
 
 
 @pytest.mark.parametrize(
@@ -168,11 +191,17 @@ def test_the_paper_s_protocol_says_so_wherever_its_numbers_appear(tiny, tmp_path
     [
         (Settings(), "epoch and gamma chosen on validation classes"),
         (Settings(gamma=0.3), "epoch chosen on validation classes, gamma fixed by hand"),
-        (Settings(protocol="paper"), "best epoch on test images, gamma fixed by hand (as the released code)"),
+        (Settings(protocol="paper"), f"{BEST_ON_TEST}, gamma fixed by hand (as the released code)"),
         (
             Settings(protocol="paper", components="baseline"),
-            "best epoch on test images, gamma fixed by hand for the whole ZeroMamba (as the released code)",
+            f"{BEST_ON_TEST}, gamma fixed by hand for the whole ZeroMamba (as the released code)",
         ),
+        (
+            Settings(backbone="vit-base"),
+            "epoch and gamma chosen on validation classes; the backbone was pretrained on ImageNet-21K, which may "
+            "hold unseen classes",
+        ),
+        (Settings(backbone="vit-base", weights=None), "epoch and gamma chosen on validation classes"),
     ],
 )
 def test_how_a_number_was_chosen(settings, label):
@@ -295,10 +324,10 @@ def test_eval_measures_the_model_that_was_trained(setting, trained_with, finishe
     assert f"was trained with {trained_with}, not {setting[1]}" in message
 
 
-@pytest.mark.parametrize("file", ["evaluation.json", "evaluation.txt"])
+@pytest.mark.parametrize("file", ["evaluation.json", "evaluation.txt", "evaluation_scores.npz"])
 def test_where_eval_writes_is_looked_at_before_it_measures(file, finished, tmp_path, monkeypatch):
     (tmp_path / file).mkdir()
-    monkeypatch.setattr(train, "evaluate_split", None)
+    monkeypatch.setattr(train, "score_split", None)
     message = error_of("--eval", finished[0] / "seed-0" / "model.safetensors", "--out", tmp_path)
     assert f"{file} is a folder" in message
 
@@ -447,3 +476,22 @@ def test_presets_are_the_paper_s_settings():
         assert (s.backbone, s.image_size, s.batch_size, s.epochs) == ("small", 448, 16, 100)
         assert (s.optimizer, s.lr, s.lr_mlp, s.weight_decay) == ("sgd", 1e-3, 1e-4, 1e-3)
         assert s.gamma is None, "chosen on validation classes unless the paper's protocol is asked for"
+
+
+def test_a_run_names_the_commit_and_whether_the_code_was_changed_since(tmp_path):
+    def git(*arguments):
+        subprocess.run(["git", "-C", tmp_path, "-c", "user.name=a", "-c", "user.email=a", *arguments], check=True)
+
+    package = tmp_path / "zeromamba"
+    package.mkdir()
+    (package / "runs.py").write_text("1")
+    git("init", "-q")
+    assert commit_of(package) is None, "installed in a repository of something else"
+    git("add", ".")
+    git("commit", "-qm", "first")
+    commit = commit_of(package)
+    assert re.fullmatch("[0-9a-f]{40}", commit)
+    (tmp_path / "elsewhere").write_text("2")
+    assert commit_of(package) == commit
+    (package / "runs.py").write_text("2")
+    assert commit_of(package) == f"{commit}+changes"

@@ -105,7 +105,7 @@ def test_a_fit_is_sgd_on_the_objective_over_seen_classes(demo, monkeypatch, tmp_
     monkeypatch.setattr(training, "MILESTONES", (1, 2))
     monkeypatch.setattr(training, "flip_half", lambda images: images.flip(-1))  # all of them, rather than at random
     split = replace(final_split(demo), train=demo.trainval[torch.arange(0, len(demo.trainval), 20)])
-    settings = replace(Settings(), dataset="demo", protocol="paper", weights=None, image_size=64, workers=0)
+    settings = replace(Settings(), dataset="cub", protocol="paper", weights=None, image_size=64, workers=0)
     settings = replace(settings, epochs=3, lr=2e-3, lr_mlp=1e-3, lambda_sc=0.7)
     assert 2 * settings.batch_size < len(split.train)
     assert len(split.train) % settings.batch_size
@@ -146,6 +146,18 @@ def test_stochastic_depth_acts_in_training_and_not_in_evaluation(demo, tmp_path)
     assert model.backbone.modes == {False}
 
 
+def test_a_frozen_backbone_keeps_its_weights_and_has_no_stochastic_depth(demo, tmp_path):
+    model, split = patches(demo), replace(final_split(demo), train=demo.trainval[:20])
+    before = {name: p.clone() for name, p in model.named_parameters()}
+    settings = replace(DEMO, freeze_backbone=True, weights="released", weight_decay=0.1, epochs=1)
+    next(Fit(model, demo, split, settings, 0, tmp_path, torch.device("cpu")).epochs(1))
+    assert model.backbone.modes == {False}
+    for name, p in model.named_parameters():
+        assert torch.equal(p, before[name]) == name.startswith("backbone."), name
+    with pytest.raises(ValueError, match="--freeze-backbone needs --weights"):
+        replace(settings, weights=None)
+
+
 def test_class_scores_that_are_not_finite_are_no_measurement(demo):
     model = patches(demo)
     model.slp.V.data.fill_(torch.nan)
@@ -154,9 +166,12 @@ def test_class_scores_that_are_not_finite_are_no_measurement(demo):
         score_split(model, demo, split, DEMO, torch.device("cpu"))
 
 
-@pytest.mark.parametrize("protocol", ["validation", "paper"])
-def test_every_epoch_has_draws_of_its_own_and_only_the_paper_s_protocol_keeps_the_order_of_the_file(
-    demo, protocol, monkeypatch, tmp_path
+@pytest.mark.parametrize(
+    ("protocol", "dataset", "kept"),
+    [("validation", "cub", False), ("paper", "cub", True), ("paper", "demo", False)],
+)
+def test_every_epoch_has_draws_of_its_own_and_only_the_paper_s_protocol_keeps_the_order_of_a_published_file(
+    demo, protocol, dataset, kept, monkeypatch, tmp_path
 ):
     orders, draws = [], []
 
@@ -172,12 +187,12 @@ def test_every_epoch_has_draws_of_its_own_and_only_the_paper_s_protocol_keeps_th
     monkeypatch.setattr(training, "loader", watched_loader)
     monkeypatch.setattr(training, "flip_half", draw)
     split = replace(final_split(demo), train=demo.trainval[::40])
-    settings = replace(DEMO, protocol=protocol, batch_size=len(split.train))
+    settings = replace(DEMO, protocol=protocol, dataset=dataset, batch_size=len(split.train))
     for _ in Fit(patches(demo), demo, split, settings, 0, tmp_path, torch.device("cpu")).epochs(2):
         pass
     in_file, (first, second) = split.train.tolist(), orders
     assert sorted(first) == sorted(second) == sorted(in_file)
-    assert [first == in_file, second == in_file, first == second] == [protocol == "paper"] * 3
+    assert [first == in_file, second == in_file, first == second] == [kept] * 3
     assert draws[0] != draws[1]
 
 

@@ -44,6 +44,9 @@ def errors_in_one_line(
         sys.exit(f"interrupted: {goes_on}" if goes_on else "interrupted")
     except (torch.OutOfMemoryError, MemoryError) as error:
         sys.exit(f"error: {error or 'out of memory'}\n{memory}{after}")
+    except BrokenPipeError:  # nothing reads on, as behind `| head`, and what is still to be printed goes nowhere
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(goes_on or 1)
     except FloatingPointError as error:  # training diverged, and would again
         sys.exit(f"error: {error}")
     # OSError: a file is missing or broken, or the disk full; ImportError: an extra

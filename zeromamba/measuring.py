@@ -1,10 +1,13 @@
 """A model and the images of a split: batches, device and precision, then representations, class scores, accuracies."""
 
+import io
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -12,6 +15,7 @@ from tqdm import tqdm
 
 from .data import ImageDataset, ZSLData, normalise
 from .evaluation import Bools, Evaluation, Floats, Ints, evaluate
+from .files import write_bytes
 from .kernels.inputs import Inputs
 from .kernels.op import choose
 from .model import ZeroShotModel
@@ -102,12 +106,25 @@ def represent(
     return torch.cat(values), torch.cat(indices)
 
 
-class Scores(NamedTuple):
+@dataclass(frozen=True)
+class Scores:
     """Class scores of the evaluated images of a split, classes by their position among its candidates."""
 
     logits: Floats  # (m, c) before the softmax of (12)
     labels: Ints  # (m,)
     seen: Bools  # (c,)
+    class_names: tuple[str, ...]  # (c,)
+    images: tuple[str, ...]  # (m,) paths within the data set
+
+    def evaluate(self, gamma: float | None) -> Evaluation:
+        """Measure them; gamma None chooses it on these very images (validation splits only)."""
+        return evaluate(self.logits, self.labels, self.seen, self.class_names, gamma)
+
+    def save(self, path: Path) -> None:
+        """Write them as a .npz, atomically: an array a field, logits as float32, of which they were made."""
+        data = io.BytesIO()
+        np.savez(data, **{**vars(self), "logits": self.logits.astype(np.float32)})
+        write_bytes(path, data.getbuffer())
 
 
 def score_split(model: ZeroShotModel, data: ZSLData, split: Split, settings: Settings, device: torch.device) -> Scores:
@@ -124,17 +141,10 @@ def score_split(model: ZeroShotModel, data: ZSLData, split: Split, settings: Set
             "class scores are not finite: the training diverged, begin a new run with a lower --lr"
         )
     seen = torch.arange(len(split.candidates)) < len(split.seen)
-    return Scores(logits.double().numpy(), split.local(data.labels[indices]).numpy(), seen.numpy())
-
-
-def evaluate_split(
-    model: ZeroShotModel,
-    data: ZSLData,
-    split: Split,
-    settings: Settings,
-    gamma: float | None,
-    device: torch.device,
-) -> Evaluation:
-    """Measure a model on the evaluated images of a split; gamma None chooses it there (validation splits only)."""
-    class_names = [data.class_names[c] for c in split.candidates]
-    return evaluate(*score_split(model, data, split, settings, device), class_names, gamma)
+    return Scores(
+        logits.double().numpy(),
+        split.local(data.labels[indices]).numpy(),
+        seen.numpy(),
+        tuple(data.class_names[c] for c in split.candidates),
+        tuple(map(data.images.relative_path, indices.tolist())),
+    )

@@ -186,7 +186,8 @@ def tell(command: CommandLine, classes: Classes, named: Iterable[tuple[Path, Pre
     """Print what each picture shows and, however that ends, write `--json`; returns how many could not be read."""
     seen, predictions, unread = classes.seen_names, {}, 0
     if seen and classes.gamma:
-        print(f"note: gamma {classes.gamma:.3g} is taken off the probability of classes that were trained on, eq. (14)")
+        note = f"note: gamma {classes.gamma:.3g} is taken off the probability of classes that were trained on, eq. (14)"
+        print(note, file=sys.stderr)
     try:
         for path, shown in named:
             if isinstance(shown, ValueError):

@@ -20,8 +20,7 @@ from .checkpoint import Record, save_checkpoint
 from .data import ZSLData, validation_split
 from .evaluation import Evaluation
 from .files import read_json, write_json
-from .measuring import Split, evaluate_split
-from .model import ZeroShotModel
+from .measuring import Scores, Split, score_split
 from .runs import versions
 from .settings import ProtocolName, Settings
 from .training import Fit
@@ -81,7 +80,7 @@ class SeedRun:
             print(f"seed {self.seed}: finished before, read from {file}")
             return before
         run = self._paper if self.settings.protocol == "paper" else self._validation
-        result = {"seed": self.seed, "chosen_by": self.settings.chosen_by, "versions": versions(self.device), **run()}
+        result = {"seed": self.seed, "versions": versions(self.device), **run()}
         write_json(file, result)
         for state in self.folder.glob("*/*state.pt*"):  # and what a kill in mid-writing left
             state.unlink()
@@ -93,18 +92,21 @@ class SeedRun:
         search = self._fit("search", split)
 
         def measure(record: dict[str, Any]) -> None:
-            record |= summary(evaluate_split(search.model, data, split, settings, settings.gamma, self.device))
+            record |= summary(self._score(search).evaluate(settings.gamma))
 
         self._train(search, "search", settings.epochs, measure)
         chosen = max(search.history, key=lambda record: record["ausuc"])
+        chosen_by = settings.chosen_by
         if settings.gamma is None and chosen["H"] == 0:
-            print(f"note: seed {self.seed}: H is 0 on validation images whatever gamma is, so gamma 0 was chosen")
+            chosen_by += " (gamma 0, since H was 0 there whatever gamma was)"
 
         final = self._fit("final", final_split(data))
         self._train(final, "final", chosen["epoch"])
-        test = evaluate_split(final.model, data, final.split, settings, chosen["gamma"], self.device)
-        self._save("model.safetensors", final.model, chosen["epoch"], chosen["gamma"])
+        scores = self._score(final)
+        test = scores.evaluate(chosen["gamma"])
+        self._save(final, scores, chosen["epoch"], chosen["gamma"], chosen_by)
         return {
+            "chosen_by": chosen_by,
             **summary(test),
             "epoch": chosen["epoch"],
             "per_class": test.per_class,
@@ -119,17 +121,21 @@ class SeedRun:
         fit = self._fit("final", split)
 
         def measure(record: dict[str, Any]) -> None:
-            test = evaluate_split(fit.model, data, split, settings, gamma, self.device)
+            scores = self._score(fit)
+            test = scores.evaluate(gamma)
             record |= summary(test)
             record |= {f"per_class_{kind}": accuracies for kind, accuracies in test.per_class.items()}
             for kind, best in zip(("czsl", "gzsl"), best_epochs([*fit.history, record]), strict=True):
                 if best is record:
-                    self._save(f"model_best_{kind}.safetensors", fit.model, record["epoch"], gamma)
+                    measures = "CZSL" if kind == "czsl" else "U, S, H and AUSUC"
+                    chosen_by = f"{settings.chosen_by}; this is the epoch for {measures}"
+                    self._save(fit, scores, record["epoch"], gamma, chosen_by, suffix=f"_best_{kind}")
 
         self._train(fit, "final", settings.epochs, measure)
         czsl, gzsl = best_epochs(fit.history)
         keys = ("U", "S", "H", "ausuc", "gamma")
         return {
+            "chosen_by": settings.chosen_by,
             "czsl": czsl["czsl"],
             **{k: gzsl[k] for k in keys},
             "epoch": gzsl["epoch"],
@@ -159,12 +165,15 @@ class SeedRun:
                 shown = "  ".join(f"{k} {v:.4g}" for k, v in numbers.items())
                 print(f"seed {self.seed}  {name}  epoch {record['epoch']}/{epochs}  {shown}", flush=True)
 
-    def _save(self, name: str, model: ZeroShotModel, epoch: int, gamma: float) -> None:
-        settings = self.settings
+    def _score(self, fit: Fit) -> Scores:
+        return score_split(fit.model, self.data, fit.split, self.settings, self.device)
+
+    def _save(self, fit: Fit, scores: Scores, epoch: int, gamma: float, chosen_by: str, suffix: str = "") -> None:
         record = Record.of(
-            self.data, settings=settings, seed=self.seed, epoch=epoch, gamma=gamma, chosen_by=settings.chosen_by
+            self.data, settings=self.settings, seed=self.seed, epoch=epoch, gamma=gamma, chosen_by=chosen_by
         )
-        save_checkpoint(self.folder / name, model, self.data, record)
+        save_checkpoint(self.folder / f"model{suffix}.safetensors", fit.model, self.data, record)
+        scores.save(self.folder / f"scores{suffix}.npz")
 
 
 def best_epochs(history: list[dict[str, Any]]) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -16,12 +16,13 @@ from .settings import PAPER_GAMMA, Settings
 
 METRICS = {"czsl": "CZSL", "U": "U", "S": "S", "H": "H", "ausuc": "AUSUC"}  # of a result, and their titles
 WIDTH = 80  # columns of a plain terminal
+OVER_SEEDS = "mean ± sample standard deviation, of H too: it is not the harmonic mean of the U and S shown"
 
 PAPER_CLASSES = {name: row.seen + row.unseen for name, row in BENCHMARKS.items()} | {"imagenet": imagenet.CLASSES}
 
 
 def mean_and_deviation(values: Sequence[float]) -> tuple[float, float | None]:
-    """Mean and standard deviation over seeds; a single one has no deviation."""
+    """Mean and sample standard deviation (n - 1) over seeds; a single one has no deviation."""
     return statistics.mean(values), statistics.stdev(values) if len(values) > 1 else None
 
 
@@ -68,7 +69,7 @@ def variant(settings: Settings) -> str:
 
 def result_table(settings: Settings, data: ZSLData, results: list[dict[str, Any]]) -> Table:
     """The table that a run ends with; its caption says of each row how epoch and gamma were chosen."""
-    seeds = f"{len(results)} seed" + ("s" if len(results) > 1 else "")
+    seeds = "1 seed" if len(results) == 1 else f"{len(results)} seeds ({OVER_SEEDS})"
     ours = "; ".join(dict.fromkeys(r["chosen_by"] for r in results))
     notes = [f"[1] {network(settings)}, {variant(settings)}, {settings.image_size} px, {seeds}; {ours}"]
     title = f"{data.name}: {len(data.seen)} seen + {len(data.unseen)} unseen classes, mean per-class top-1, percent"

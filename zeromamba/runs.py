@@ -127,16 +127,27 @@ def check_same_data(folder: Path, data: ZSLData) -> None:
 def versions(device: torch.device) -> dict[str, str | None]:
     """What a reader needs to repeat a run on this device."""
     found: dict[str, str | None] = {"python": platform.python_version(), "machine": platform.machine()}
-    for package in ("zeromamba", "triton", "numpy", "pillow", "einops"):
+    for package in ("zeromamba", "triton", "numpy", "scipy", "pillow", "einops", "timm"):
         try:
             found[package] = version(package)
         except PackageNotFoundError:
             found[package] = None
     found["torch"] = torch.__version__  # which names its CUDA, too
     found["device"] = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-    git = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
-    try:
-        found["commit"] = subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        found["commit"] = None
+    found["commit"] = commit_of(Path(__file__).parent)
     return found
+
+
+def commit_of(package: Path) -> str | None:
+    """The commit of the package, with "+changes" if it has been changed since; None where it lies in no clone."""
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(package), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        # an installed package may lie in a repository of something else
+        tracked = git("ls-files", Path(__file__).name)
+        return git("rev-parse", "HEAD") + "+changes" * bool(git("status", "--porcelain", ".")) if tracked else None
+    except (OSError, subprocess.CalledProcessError):
+        return None

@@ -62,6 +62,8 @@ class Settings:
     weights: Literal["released"] | Path | None = "released"
     """ImageNet weights that the backbone starts from: a released file, or "released" to look for it in checkpoints/
     under its own name; None trains from scratch"""
+    freeze_backbone: bool = False
+    """train what is built on the backbone alone: less memory and time; the backbone keeps its weights"""
     components: Components = "full"
     """full: ZeroMamba; without-slp, without-grl, baseline: the compositions of the paper's Table 5"""
     discretization: Discretization = "euler"
@@ -121,6 +123,8 @@ class Settings:
                     raise ValueError(f"{option(name)} is {value}: expected {expected}")
         if self.drop_path is not None and not 0 <= self.drop_path < 1:
             raise ValueError(f"--drop-path is {self.drop_path}: expected a rate from 0 to below 1, or None")
+        if self.freeze_backbone and self.weights is None:
+            raise ValueError("--freeze-backbone needs --weights: a backbone from scratch would stay as it was drawn")
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"--seeds {self.seeds}: expected one or more different numbers")
         for name, seeds in (("seeds", self.seeds), ("data_seed", (self.data_seed,))):
@@ -129,7 +133,9 @@ class Settings:
 
     @property
     def rules(self) -> Rules:
-        return RULES[self.protocol]
+        rules = RULES[self.protocol]
+        # the order to keep is a published file's: elsewhere images are sorted by class, and a batch would be of one
+        return rules if self.dataset in PAPER_GAMMA else replace(rules, shuffle=True)
 
     @property
     def chosen_by(self) -> str:
@@ -137,13 +143,17 @@ class Settings:
         if self.protocol == "paper":
             # the paper prints a data set's gamma for the full model alone
             of = " for the whole ZeroMamba" if self.gamma is None and self.components != "full" else ""
-            label = f"best epoch on test images, gamma fixed by hand{of} (as the released code)"
+            epochs = "best epochs on test images (one for CZSL, another for U, S, H and AUSUC)"
+            label = f"{epochs}, gamma fixed by hand{of} (as the released code)"
         elif self.gamma is None:
             label = "epoch and gamma chosen on validation classes"
         else:
             label = "epoch chosen on validation classes, gamma fixed by hand"
-        if self.dataset == "imagenet" and self.weights is not None:
-            label += "; the backbone saw all classes of ImageNet-1K in pretraining: none is unseen to it"
+        if self.weights is not None:
+            if self.dataset == "imagenet":
+                label += "; the backbone saw all classes of ImageNet-1K in pretraining: none is unseen to it"
+            elif (seen := REGISTRY[self.backbone].pretrained_on) != "ImageNet-1K":
+                label += f"; the backbone was pretrained on {seen}, which may hold unseen classes"
         return label
 
     def anywhere(self) -> "Settings":

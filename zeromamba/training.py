@@ -38,7 +38,8 @@ def is_undecayed(name: str, parameter: nn.Parameter) -> bool:
 def make_optimizer(model: ZeroShotModel, settings: Settings) -> torch.optim.Optimizer:
     """The optimiser with the released code's two learning rates; see `Rules.decay_everything`."""
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
-    for name, parameter in model.named_parameters():
+    trained = ((name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad)
+    for name, parameter in trained:
         lr = settings.lr_mlp if name.startswith("slp.mlp.") else settings.lr
         spared = not settings.rules.decay_everything and is_undecayed(name, parameter)
         groups.setdefault((lr, 0.0 if spared else settings.weight_decay), []).append(parameter)
@@ -81,6 +82,7 @@ class Fit:
     ) -> None:
         self.model, self.data, self.split, self.settings = model.to(device), data, split, settings
         self.seed, self.device = seed, device
+        model.backbone.requires_grad_(not settings.freeze_backbone)
         self.state_file = folder / "state.pt"
         self.steps_per_epoch = -(-len(split.train) // settings.batch_size)
         self.optimizer = make_optimizer(model, settings)
@@ -105,6 +107,7 @@ class Fit:
         Z = self.data.Z[split.seen].to(device)
         sums, images_seen, start = torch.zeros(3, device=device), 0, time.perf_counter()
         self.model.train()
+        self.model.backbone.train(not settings.freeze_backbone)  # frozen, it has no stochastic depth either
         with tqdm(
             total=len(split.train), desc=f"epoch {epoch}", unit="img", leave=False, dynamic_ncols=True, disable=None
         ) as bar:

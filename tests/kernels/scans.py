@@ -4,12 +4,12 @@ A budget is derived, not tuned. Against the reference in float64 on the very sam
 
     twice what the reference itself is off when it computes in float32, and four roundings of float32 (of the absolute
         terms, for gradients that are sums over tokens or channels),
-    twice what a relative change of dt by its documented error makes of the result: 1 + |z| times 2^-23 where all
-        maps are float32 (z, and its exponent to the base 2, are rounded), times 2^-16 for half precision (the
+    twice what a relative change of dt by its documented error makes of the result: 1 + |z| times 2^-23 where x or
+        dt_low is float32 (z, and its exponent to the base 2, are rounded), times 2^-16 for half precision (the
         polynomial of softplus, and the two terms of dt's weight),
     one rounding to the result's own dtype,
-    and for the gradients of dt_low and dt_weight, which are products of maps rounded to the maps' dtype, two
-        roundings of each product.
+    and for the gradients of dt_low and dt_weight, which are products of maps rounded to the wider dtype of x and
+        dt_low, two roundings of each product.
 
 Errors are root mean squares over a tensor.
 """
@@ -132,7 +132,8 @@ def expect(inputs, routes, discretization, dy, softplus=True, rounded=DEVICE != 
     def results(inputs, change=0.0):
         return with_gradients(reference_scan(routes, discretization, change, softplus), inputs, dy)
 
-    half = inputs.x.dtype in (torch.bfloat16, torch.float16)
+    wider = torch.promote_types(inputs.x.dtype, inputs.dt_low.dtype)
+    half = torch.float32 not in (inputs.x.dtype, inputs.dt_low.dtype)
     exact = results(inputs64(inputs))
     single = results(inputs32(inputs))
     changed = results(inputs64(inputs), 2.0**-16 if half else 2.0**-23)
@@ -159,7 +160,7 @@ def expect(inputs, routes, discretization, dy, softplus=True, rounded=DEVICE != 
     for name, terms in absolute.items():
         budgets[name] += 4 * UNIT[torch.float32] * rms(terms)
         if half and name in ("dt_low", "dt_weight"):
-            budgets[name] += 2 * UNIT[inputs.x.dtype] * rms(terms)
+            budgets[name] += 2 * UNIT[wider] * rms(terms)
     return Expected(exact, budgets)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from scans import DEVICE, make, with_dt_given, with_gradients
+from scans import DEVICE, expect, make, with_dt_given, with_gradients
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
@@ -137,6 +137,43 @@ def test_dtypes_may_be_mixed(impl):
     y, last = scan(mixed, CROSS_SCAN, "zoh", True, impl)
     assert (y.dtype, last.dtype) == (torch.float16, torch.float32)
     assert (y - exact).norm() <= 1.1 * 2**-11 * exact.norm()  # y's own rounding, and all that was before in float32
+
+
+@pytest.mark.parametrize(
+    ("x", "dt"), [(torch.float16, torch.float32), (torch.bfloat16, torch.float32), (torch.float16, torch.bfloat16)]
+)
+@pytest.mark.parametrize("given", [False, True], ids=["low-rank dt", "dt given"])
+@pytest.mark.parametrize("impl", IMPLS)
+def test_an_x_of_few_bits_takes_none_of_the_gradients_of_dt(impl, given, x, dt):
+    """In float16, those of so small a dy are zero or have few bits left."""
+    inputs = with_dt_given(small()) if given else small()
+    inputs = inputs._replace(x=inputs.x.to(x), dt_low=inputs.dt_low.to(dt))
+    dy = torch.full_like(inputs.x, 2.0**-20).double()
+    expected = expect(inputs, CROSS_SCAN, "zoh", dy, softplus=True)
+    for name in ("y", "x"):  # as few bits as x has
+        del expected.results[name]
+    expected.check(with_gradients(lambda i: ss2d(*i, impl=impl), inputs, dy))
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script`")  # with which torch.func.jvp begins
+@pytest.mark.parametrize("impl", IMPLS)
+def test_a_tangent_is_refused_rather_than_lost(impl):
+    inputs = small()
+
+    def of_D(D, impl):
+        return ss2d(*inputs._replace(D=D), impl=impl)
+
+    one = torch.ones_like(inputs.D)
+    _, tangent = torch.func.jvp(partial(of_D, impl="reference"), (inputs.D,), (one,))
+    torch.testing.assert_close(tangent, 4 * inputs.x)
+    with pytest.raises(NotImplementedError, match="no forward-mode differentiation; impl='reference' has"):
+        torch.func.jvp(partial(of_D, impl=impl), (inputs.D,), (one,))
+
+
+@pytest.mark.parametrize("impl", ["auto", "reference"])
+def test_shapes_can_be_had_without_data(impl):
+    y = ss2d(*(v.to("meta") for v in small()), impl=impl)
+    assert (y.shape, y.device.type) == ((1, 2, 3, 3), "meta")
 
 
 @pytest.mark.parametrize("impl", IMPLS)

@@ -172,6 +172,13 @@ def test_what_ran_in_inference_mode_can_train_after(monkeypatch):
     assert torch.equal(inside, with_gradients(lambda i: ss2d(*i, impl="torch"), inputs, inputs.x)["y"])
 
 
+@given(st.integers(1, 300), st.integers(1, 300_000), st.booleans())
+def test_no_map_is_cut_into_long_walks(h, w, column):
+    """Each step of which costs a CPU its overhead: chunks of a prime number, say, could not be cut again."""
+    chunks = vectorised.Chunks(Route(column), h, w)
+    assert max(chunks.t, vectorised.longest_walk(chunks.c)) ** 2 <= 4 * h * w
+
+
 @pytest.mark.parametrize("discretization", DISCRETIZATIONS)
 def test_the_vectorised_scan_in_float64_is_right_to_float64_s_rounding(discretization):
     inputs = inputs64(make(b=2, h=5, w=7, n=3))

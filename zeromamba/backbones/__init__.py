@@ -44,6 +44,7 @@ class Entry:
     title: str  # as the paper's tables print it
     build: Callable[..., Backbone]  # called with the keyword arguments of `build_backbone`
     drop_path: float = 0.0  # the published rate of stochastic depth at the last block
+    pretrained_on: str = "ImageNet-1K"  # what its released weights have seen
     released: Released | None = None  # reads its released weights as the state of an `ImageNetClassifier`
     url: str | None = None  # where they are
     saved_as: str | None = None  # the name under which they are looked for, where it is not the end of the address
@@ -104,6 +105,7 @@ REGISTRY: dict[BackboneName, Entry] = {
     "vit-base": Entry(
         "ViT-Base",
         partial(timm_vit.build, "vit_base_patch16_224"),
+        pretrained_on="ImageNet-21K",
         released=timm_vit.VIT,
         url=f"https://huggingface.co/timm/{_VIT}/resolve/main/model.safetensors",
         saved_as=f"{_VIT}.safetensors",

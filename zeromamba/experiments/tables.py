@@ -2,13 +2,14 @@
 
 import csv
 import io
+from collections.abc import Iterable
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 from ..files import write_text
 from ..paper import PRINTED_METRICS, PrintedRow, main_result, printed
-from ..report import METRICS, in_percent, mean_and_deviation, network, paper_choice, variant
+from ..report import METRICS, OVER_SEEDS, in_percent, mean_and_deviation, network, paper_choice, variant
 from ..settings import preset
 from .grids import REDUCED_NOTE, Experiment
 from .run import Cell
@@ -35,7 +36,7 @@ def markdown(experiment: Experiment, cells: list[Cell]) -> str:
     parts = [f"# {experiment.title}"]
     if experiment.reduced:
         parts.append(f"**{REDUCED_NOTE}**")
-    parts.append("Mean per-class top-1 accuracies and AUSUC in percent, ± standard deviation over seeds.")
+    parts.append(f"Mean per-class top-1 accuracies and AUSUC in percent; over seeds, {OVER_SEEDS}.")
     for _, group in groupby(cells, key=lambda cell: cell.data.name):
         parts += _section(experiment, list(group))
     return "\n\n".join(parts) + "\n"
@@ -93,7 +94,7 @@ def _measured(cell: Cell, beside: bool) -> list[str]:
         if beside and m in PRINTED_METRICS:
             line.append(_number(getattr(paper, m, None)))
     settings = cell.settings
-    trained_as = f"{network(settings)}, {settings.image_size} px, {settings.epochs} epochs"
+    trained_as = f"{network(settings)}, {settings.image_size} px, up to {settings.epochs} epochs"
     if cell.params is None:
         return [*line, "", "", "not run, see below"]
     return [*line, f"{len(results)} of {len(settings.seeds)}", f"{cell.params / 1e6:.1f}", trained_as]
@@ -116,15 +117,21 @@ def _table(header: list[str], lines: list[list[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in (header, rule, *lines))
 
 
+def of_seeds(values: Iterable[float]) -> str:
+    """A number of each seed, in one cell."""
+    return " ".join(f"{value:.4g}" for value in values)
+
+
 def csv_rows(experiment: Experiment, cells: list[Cell]) -> list[dict[str, Any]]:
     """A line a cell: accuracies as percent, printed ones too, and how they were made."""
     rows = []
     for cell in cells:
         results, paper, settings = cell.results(), printed_row(cell), cell.settings
-        accuracies = {}
+        accuracies: dict[str, float | str | None] = {}
         for m in METRICS:
             measured = mean_and_deviation([100 * r[m] for r in results]) if results else (None, None)
             accuracies[m], accuracies[f"{m}_deviation"] = (None if v is None else round(v, 2) for v in measured)
+            accuracies[f"{m}_of_seeds"] = of_seeds(100 * r[m] for r in results)
         rows.append(
             {
                 "row": cell.row.name,
@@ -136,11 +143,13 @@ def csv_rows(experiment: Experiment, cells: list[Cell]) -> list[dict[str, Any]]:
                 "components": settings.components,
                 "lambda_sc": settings.lambda_sc,
                 "reduced": experiment.reduced,
-                "seeds": " ".join(str(r["seed"]) for r in results),
+                "seeds": of_seeds(r["seed"] for r in results),
                 "params": cell.params,
                 "backbone": settings.backbone,
                 "image_size": settings.image_size,
                 "epochs": settings.epochs,
+                "chosen_epochs": of_seeds(r["epoch"] for r in results),
+                "gammas": of_seeds(r["gamma"] for r in results),
                 **accuracies,
                 **{f"{m}_printed": getattr(paper, m, None) for m in PRINTED_METRICS},
                 "printed_in": paper and paper.source,

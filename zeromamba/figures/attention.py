@@ -14,6 +14,7 @@ from torch import Tensor
 from ..data import ImageDataset, normalise
 from ..evaluation import Floats, predict
 from ..measuring import autocast
+from ..report import network
 from .run import ClassCommand, Run, at_least_one
 from .style import LINE, new_figure, readable, wrap
 
@@ -73,7 +74,8 @@ def draw(rows: list[Row], caption: str) -> Figure:
     titles = [[_title(_about(row)), *(_title(_found(panel)) for panel in row.panels)] for row in rows]
     columns = max(map(len, titles))
     lines = sum(1 + max(title.count("\n") for title in of_row) for of_row in titles)
-    strongest = max(panel.M.size * panel.M.max() for row in rows for panel in row.panels)
+    # even attention, 1, is never dark: where nothing stands out, the map shows that
+    strongest = max(2.0, *(panel.M.size * panel.M.max() for row in rows for panel in row.panels))
     height = len(rows) * SIDE + lines * LINE * TITLE_SIZE / 72
     with new_figure(height + 0.2, caption, width=max(columns * (SIDE + 0.1) + 0.7, 4.2)) as figure:
         grid = figure.subplots(len(rows), columns, squeeze=False)
@@ -137,6 +139,11 @@ class Attention(ClassCommand):
             raise ValueError(f"{data.name!r} has no test image of {', '.join(self.classes)}")
         rows = attention_rows(run, indices, self.attributes)
         h, w = rows[0].panels[0].M.shape
+        if h * w == 1:
+            raise ValueError(
+                f"{self.checkpoint}: on {run.settings.image_size} x {run.settings.image_size} pixels "
+                f"{network(run.settings)} sees a single region, on which all attention lies: there is no map to draw"
+            )
         shown = (
             f"Test images (drawn with seed {self.seed}); the figure chooses nothing. Beside each, the attention M of "
             f"(6) over {h} x {w} regions, as a multiple of even attention, of the attributes that weigh most in its "

@@ -8,11 +8,13 @@ import importlib
 import importlib.util
 import os
 from collections.abc import Container, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from types import ModuleType
 from typing import Any, get_args
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 from torch.utils.flop_counter import register_flop_formula
 
 from . import reference, vectorised
@@ -73,17 +75,18 @@ def ss2d(
     Tensors are float64, float32, bfloat16 or float16, on one device, of any strides (the kernels copy x where its
     channels do not lie side by side); they may mix dtypes (as under autocast, which does not reach inside). All is
     computed in float32, or float64 where x is, except the gradients of dt_low and dt_weight: these are matrix products
-    of maps in x's dtype, in float32 at the precision that torch is set to.
+    of maps in the wider dtype of x and dt_low, in float32 at the precision that torch is set to.
 
     Returns:
         y: (b, h, w, d), of x's dtype. Each gradient has its own input's dtype. As with any operator of `torch.library`,
-        there is no double backward, torch.func.grad, batched gradient or forward-mode differentiation (a tangent of
-        zero where no input requires a gradient, an error elsewhere); impl="reference" has them all.
+        there is no double backward, torch.func.grad, batched gradient or forward-mode differentiation: these raise
+        errors, and impl="reference" has them all.
 
     Raises:
         ValueError: an argument's shape, device or choice is wrong, or the number of routes; an implementation that was
             asked for by name cannot serve.
         TypeError: an argument is no tensor, or of a dtype not named above.
+        NotImplementedError: a tensor has a tangent, of forward-mode differentiation.
     """
     y, _ = scan(Inputs(x, dt_low, dt_weight, dt_bias, A, B, C, D), routes, discretization, True, impl)
     return y
@@ -100,11 +103,20 @@ def scan(
     check(inputs, routes, discretization)
     impl = choose(impl, inputs)
     if impl == "reference":
-        with torch.autocast(inputs.x.device.type, enabled=False):
+        with without_autocast(inputs.x.device):
             y, last = reference.ss2d(inputs.widened(), routes, discretization, softplus)
         return y.to(inputs.x.dtype), last.detach().clone()  # the backward of y needs the loop's own
+    # an operator's tangent would be lost without a word
+    if any(v is not None and forward_ad.unpack_dual(v).tangent is not None for v in inputs):
+        raise NotImplementedError(f"impl={impl!r} has no forward-mode differentiation; impl='reference' has")
     y, last, _ = _forward(*inputs, encode(routes), discretization, softplus, impl)
     return y, last
+
+
+def without_autocast(device: torch.device) -> AbstractContextManager[Any]:
+    """Autocast off, on devices that have it: "meta" has none."""
+    available = torch.amp.is_autocast_available(device.type)
+    return torch.autocast(device.type, enabled=False) if available else nullcontext()
 
 
 def choose(impl: str, inputs: Inputs) -> str:
@@ -174,7 +186,7 @@ def _forward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """y, the last states, and what the implementation keeps for its backward."""
     inputs = Inputs(x, dt_low, dt_weight, dt_bias, A, B, C, D)
-    with torch.autocast(x.device.type, enabled=False), torch.cuda.device_of(x):
+    with without_autocast(x.device), torch.cuda.device_of(x):
         return implementation(impl).forward(inputs, decode(routes), discretization, softplus)
 
 
@@ -207,7 +219,7 @@ def _backward(
 ) -> list[Tensor]:
     """The gradients of the tensors that there are, in their order."""
     inputs = Inputs(x, dt_low, dt_weight, dt_bias, A, B, C, D)
-    with torch.autocast(x.device.type, enabled=False), torch.cuda.device_of(x):
+    with without_autocast(x.device), torch.cuda.device_of(x):
         gradients = implementation(impl).backward(dy, kept, inputs, decode(routes), discretization, softplus)
     return [gradient for gradient in gradients if gradient is not None]
 

@@ -213,8 +213,9 @@ def backward(
 ) -> tuple[Tensor | None, ...]:
     """The gradient of each input, of its shape and dtype.
 
-    The gradient of dt (b, l, k, d) is a map in memory, of x's dtype: its products with dt_low and dt_weight are
-    matrix products over all tokens and all channels, and their accumulators would not fit beside the scan's.
+    The gradient of dt (b, l, k, d) is a map in memory, of the wider dtype of x and dt_low: its products with dt_low
+    and dt_weight are matrix products over all tokens and all channels, and their accumulators would not fit beside the
+    scan's.
     """
     s = prepare(inputs, routes, discretization, softplus, config)
     # contiguous, as it nearly always is: kernels compiled for other strides would be used once or never
@@ -328,7 +329,9 @@ def enter_segments(
 
 
 def scan_gradients(s: _Scan, dy: Tensor, kept: Tensor) -> tuple[Tensor, ...]:
-    """Gradients of x, z (before bias and softplus), dt_bias, A, B, C, D: dx and dz of x's dtype, the others float32.
+    """Gradients of x, z (before bias and softplus), dt_bias, A, B, C, D.
+
+    dx is of x's dtype, dz of the wider one of x's and z's, the others float32.
 
     Args:
         dy: (b, l, d), contiguous.
@@ -341,7 +344,8 @@ def scan_gradients(s: _Scan, dy: Tensor, kept: Tensor) -> tuple[Tensor, ...]:
     def empty(*shape: int) -> Tensor:
         return s.x.new_empty(shape, dtype=torch.float32)
 
-    dx, dz = s.x.new_empty(b, l, d), s.x.new_empty(b, l, k, d)
+    dx = s.x.new_empty(b, l, d)
+    dz = s.x.new_empty((b, l, k, d), dtype=torch.promote_types(s.x.dtype, s.z.dtype))
     merged = dx if k == 1 else empty(b, l, d)
     dbias, dA, dD = empty(b, s.segments, k, d), empty(b, s.segments, k, n, d), empty(b, s.segments, d)
     part_h = empty(b, s.segments, BLOCK_L // part, n, d)

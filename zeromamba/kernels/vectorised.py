@@ -44,8 +44,8 @@ SLICE = {"cpu": 1 << 22, "cuda": 1 << 26}
 class Chunks:
     """A route cut into c chunks of t tokens.
 
-    A route along rows or columns cuts these, and maps are worked on where they lie. For windows, and for sides that
-    cannot be cut well, they are laid out along the route first, with zeros that fill up the last chunk.
+    A route along rows or columns cuts these, and maps are worked on where they lie. For windows, and where the side, or
+    the chunks, cannot be cut well, they are laid out along the route first, with zeros that fill up the last chunk.
     """
 
     def __init__(self, route: Route, h: int, w: int, device: torch.device | None = None) -> None:
@@ -53,7 +53,7 @@ class Chunks:
         self.column, self.reverse = route.column, route.reverse
         self.order = Route(route.column, window=route.window)
         self.t = chunk_length(h if route.column else w)
-        self.laid_out = route.window > 0 or self.t**2 > 4 * self.l
+        self.laid_out = route.window > 0 or max(self.t, longest_walk(self.l // self.t)) ** 2 > 4 * self.l
         if self.laid_out:
             self.t, self.column = math.isqrt(self.l - 1) + 1, False
         self.c = -(-self.l // self.t)
@@ -96,6 +96,12 @@ class Chunks:
 def chunk_length(count: int) -> int:
     """The smallest divisor of `count` tokens, or chunks, that is at least SHORT; `count` itself if there is none."""
     return next((t for t in range(SHORT, count) if count % t == 0), count)
+
+
+def longest_walk(count: int) -> int:
+    """The most steps of one walk where `count` chunks are cut into chunks, and these again."""
+    t = chunk_length(count)
+    return t if t == count else max(t, longest_walk(count // t))
 
 
 class Part(NamedTuple):
