@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -21,7 +20,6 @@ import train
 from zeromamba import training
 from zeromamba.build import load_data_sets
 from zeromamba.checkpoint import load_checkpoint
-from zeromamba.runs import commit_of
 from zeromamba.settings import Settings, preset
 
 TINY = [
@@ -476,22 +474,3 @@ def test_presets_are_the_paper_s_settings():
         assert (s.backbone, s.image_size, s.batch_size, s.epochs) == ("small", 448, 16, 100)
         assert (s.optimizer, s.lr, s.lr_mlp, s.weight_decay) == ("sgd", 1e-3, 1e-4, 1e-3)
         assert s.gamma is None, "chosen on validation classes unless the paper's protocol is asked for"
-
-
-def test_a_run_names_the_commit_and_whether_the_code_was_changed_since(tmp_path):
-    def git(*arguments):
-        subprocess.run(["git", "-C", tmp_path, "-c", "user.name=a", "-c", "user.email=a", *arguments], check=True)
-
-    package = tmp_path / "zeromamba"
-    package.mkdir()
-    (package / "runs.py").write_text("1")
-    git("init", "-q")
-    assert commit_of(package) is None, "installed in a repository of something else"
-    git("add", ".")
-    git("commit", "-qm", "first")
-    commit = commit_of(package)
-    assert re.fullmatch("[0-9a-f]{40}", commit)
-    (tmp_path / "elsewhere").write_text("2")
-    assert commit_of(package) == commit
-    (package / "runs.py").write_text("2")
-    assert commit_of(package) == f"{commit}+changes"
