@@ -130,10 +130,7 @@ def evaluate(
     scores = score_split(model.to(device), data, final_split(data), settings, device)
     evaluation = scores.evaluate(gamma)
     result = {**summary(evaluation), "chosen_by": chosen_by, "per_class": evaluation.per_class}
-    for name, accuracy in evaluation.per_class["gzsl"].items():
-        print(f"{100 * accuracy:6.1f}  {name}" + ("" if name in record.seen_names else "  (unseen)"))
     table = report.result_table(settings, data, [result])
-    Console().print(table)
     if folder:  # which may be the run's own
         made_of = {
             "checkpoint": str(checkpoint.source),
@@ -144,6 +141,9 @@ def evaluate(
         write_json(folder / "evaluation.json", {**made_of, "settings": settings.to_json(), **result})
         write_text(folder / "evaluation.txt", report.plain(table))
         scores.save(folder / "evaluation_scores.npz")
+    for name, accuracy in evaluation.per_class["gzsl"].items():
+        print(f"{100 * accuracy:6.1f}  {name}" + ("" if name in record.seen_names else "  (unseen)"))
+    Console().print(table)
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -2,6 +2,7 @@
 
 import errno
 import io
+import os
 import re
 import signal
 import subprocess
@@ -43,12 +44,13 @@ def test_a_job_that_is_ended_from_outside_says_how_to_go_on():
 
 def test_a_reader_that_has_enough_ends_a_command_without_a_word():
     """As `| head` does."""
-    code = "with errors_in_one_line():\n while True: print('y', flush=True)"
-    command = [sys.executable, "-c", f"from zeromamba.entry import errors_in_one_line\n{code}"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        assert process.stdout.readline() == "y\n"
-        process.stdout.close()
-        assert (process.stderr.read(), process.wait()) == ("", 1)
+    for printed in ("while True: print('y')", "print('y'), time.sleep(1)"):  # again and again, or at the end
+        code = f"import time\nfrom zeromamba.entry import errors_in_one_line\nwith errors_in_one_line():\n {printed}"
+        buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "env": buffered}
+        with subprocess.Popen([sys.executable, "-c", code], **pipes) as process:
+            process.stdout.close()
+            assert (process.stderr.read(), process.wait()) == ("", 1)
 
 
 def worker_error(name):

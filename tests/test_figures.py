@@ -211,6 +211,9 @@ def test_before_training_are_the_weights_that_the_run_began_with(checkpoint, run
     still = load_run(command)
     for began, ended in zip(command.untrained(still).parameters(), still.model.parameters(), strict=True):
         torch.testing.assert_close(began, ended, atol=1e-6, rtol=1e-6)
+    frozen = replace(still, settings=replace(still.settings, weights="released", freeze_backbone=True))
+    at_random = replace(command, before="random").untrained(frozen)
+    torch.testing.assert_close(at_random.state_dict(), command.untrained(still).state_dict())
 
 
 def test_backbones_of_other_runs_are_measured_on_the_same_images_and_described(checkpoint, run, tmp_path, capsys):

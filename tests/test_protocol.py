@@ -81,7 +81,7 @@ def test_a_gamma_that_nothing_speaks_for_is_not_said_to_be_chosen(demo, measured
     for S, told in (0.1, False), (0.0, True):
         monkeypatch.setitem(globals(), "EPOCHS", [replace(EPOCHS[0], gzsl=GZSL(gamma=0, U=0.1, S=S))])
         result = SeedRun(settings, demo, 0, tmp_path / str(S), torch.device("cpu")).result()
-        assert ("(gamma 0, since H was 0 there whatever gamma was)" in result["chosen_by"]) == told
+        assert ("(gamma 0: H was 0 on validation images whatever gamma was)" in result["chosen_by"]) == told
         checkpoint = load_checkpoint(tmp_path / str(S) / "seed-0/model.safetensors")
         assert checkpoint.record.chosen_by == result["chosen_by"]
 

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from zeromamba.report import METRICS, aggregate, paper_choice, plain, result_table
+from zeromamba.report import METRICS, aggregate, choices, network, paper_choice, plain, result_table
 from zeromamba.settings import preset
 
 
@@ -30,6 +30,22 @@ def test_several_seeds_fit_a_terminal_of_80_columns(demo):
         "variant released",
     ):
         assert text in shown, text
+
+
+def test_the_network_is_named_with_whatever_is_not_as_usual():
+    usual = preset("cub", "paper")
+    assert network(usual) == "VMamba-Small"
+    assert network(replace(usual, components="baseline", freeze_backbone=True)) == (
+        "VMamba-Small (baseline, backbone frozen)"
+    )
+    assert network(replace(usual, backbone="vit-base")) == "ViT-Base (pretrained on ImageNet-21K)"
+    assert network(replace(usual, backbone="vit-base", weights=None)) == "ViT-Base"
+
+
+def test_of_results_that_were_chosen_in_different_ways_each_is_named():
+    assert choices([("seed 0", "so"), ("seed 1", "so")]) == "so"
+    assert choices([("seed 0", "so"), ("seed 1", "else"), ("seed 2", "so")]) == "seed 0, seed 2: so; seed 1: else"
+    assert choices([]) == ""
 
 
 def test_a_single_seed_has_no_deviation():

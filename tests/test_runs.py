@@ -21,5 +21,11 @@ def test_a_run_names_the_commit_and_whether_the_code_was_changed_since(tmp_path)
     assert re.fullmatch("[0-9a-f]{40}", commit)
     (tmp_path / "elsewhere").write_text("2")
     assert commit_of(package) == commit
-    (package / "runs.py").write_text("2")
-    assert commit_of(package) == f"{commit}+changes"
+    for file in (tmp_path / "train.py", package / "runs.py"):
+        file.write_text("2")
+        assert commit_of(package) == f"{commit}+changes"
+        file.write_text("1")
+        git("add", ".")
+        git("commit", "-qm", "again", "--allow-empty")
+        commit = commit_of(package)
+        assert not commit.endswith("changes")

@@ -194,12 +194,6 @@ BEST_ON_TEST = "best epochs on test images (one for CZSL, another for U, S, H an
             Settings(protocol="paper", components="baseline"),
             f"{BEST_ON_TEST}, gamma fixed by hand for the whole ZeroMamba (as the released code)",
         ),
-        (
-            Settings(backbone="vit-base"),
-            "epoch and gamma chosen on validation classes; the backbone was pretrained on ImageNet-21K, which may "
-            "hold unseen classes",
-        ),
-        (Settings(backbone="vit-base", weights=None), "epoch and gamma chosen on validation classes"),
     ],
 )
 def test_how_a_number_was_chosen(settings, label):

@@ -32,14 +32,15 @@ def errors_in_one_line(
     Raises:
         SystemExit: for these; whatever else is raised is a mistake in the program and keeps its traceback.
     """
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # a file's name may be no text in the terminal's encoding
-            stream.reconfigure(errors="backslashreplace")
     after = f"; {goes_on}" if goes_on else ""
     # Slurm, Docker and `timeout` end a job so; PyTorch's processes that read images have a handler of their own
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):  # a file's name may be no text in the terminal's encoding
+                stream.reconfigure(errors="backslashreplace")
         yield
+        sys.stdout.flush()  # which Python would do too late
     except KeyboardInterrupt:
         sys.exit(f"interrupted: {goes_on}" if goes_on else "interrupted")
     except (torch.OutOfMemoryError, MemoryError) as error:

@@ -98,7 +98,7 @@ class SeedRun:
         chosen = max(search.history, key=lambda record: record["ausuc"])
         chosen_by = settings.chosen_by
         if settings.gamma is None and chosen["H"] == 0:
-            chosen_by += " (gamma 0, since H was 0 there whatever gamma was)"
+            chosen_by += " (gamma 0: H was 0 on validation images whatever gamma was)"
 
         final = self._fit("final", final_split(data))
         self._train(final, "final", chosen["epoch"])

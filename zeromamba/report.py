@@ -2,7 +2,7 @@
 
 import io
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -11,6 +11,7 @@ from rich.table import Table
 
 from .backbones import REGISTRY
 from .data import BENCHMARKS, ZSLData, imagenet
+from .messages import listing
 from .paper import PRINTED_METRICS, main_result
 from .settings import PAPER_GAMMA, Settings
 
@@ -56,9 +57,26 @@ def paper_choice(settings: Settings, data: ZSLData) -> str:
 
 
 def network(settings: Settings) -> str:
-    """The backbone and, where it is not all of ZeroMamba, what is built on it."""
-    parts = "" if settings.components == "full" else f" ({settings.components})"
-    return REGISTRY[settings.backbone].title + parts
+    """The backbone and, where it is not all of ZeroMamba or not as usual, what is built on it and how it began."""
+    entry = REGISTRY[settings.backbone]
+    notes: list[str] = []
+    if settings.components != "full":
+        notes.append(settings.components)
+    if settings.weights is not None and entry.pretrained_on != "ImageNet-1K":
+        notes.append(f"pretrained on {entry.pretrained_on}")
+    if settings.freeze_backbone:
+        notes.append("backbone frozen")
+    return entry.title + (f" ({', '.join(notes)})" if notes else "")
+
+
+def choices(chosen_by: Iterable[tuple[str, str]]) -> str:
+    """How epochs and gammas were chosen, of pairs (what a result is of, its `chosen_by`); whose, where these differ."""
+    whose: dict[str, list[str]] = {}
+    for name, text in chosen_by:
+        whose.setdefault(text, []).append(name)
+    if len(whose) == 1:
+        return next(iter(whose))
+    return "; ".join(f"{listing(names)}: {text}" for text, names in whose.items())
 
 
 def variant(settings: Settings) -> str:
@@ -70,7 +88,7 @@ def variant(settings: Settings) -> str:
 def result_table(settings: Settings, data: ZSLData, results: list[dict[str, Any]]) -> Table:
     """The table that a run ends with; its caption says of each row how epoch and gamma were chosen."""
     seeds = "1 seed" if len(results) == 1 else f"{len(results)} seeds ({OVER_SEEDS})"
-    ours = "; ".join(dict.fromkeys(r["chosen_by"] for r in results))
+    ours = choices((f"seed {r.get('seed')}", r["chosen_by"]) for r in results)
     notes = [f"[1] {network(settings)}, {variant(settings)}, {settings.image_size} px, {seeds}; {ours}"]
     title = f"{data.name}: {len(data.seen)} seen + {len(data.unseen)} unseen classes, mean per-class top-1, percent"
     table = Table(title=escape(title), caption_justify="left", min_width=72)

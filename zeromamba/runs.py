@@ -142,12 +142,13 @@ def commit_of(package: Path) -> str | None:
     """The commit of the package, with "+changes" if it has been changed since; None where it lies in no clone."""
 
     def git(*arguments: str) -> str:
-        command = ["git", "-C", str(package), *arguments]
+        command = ["git", "--no-optional-locks", "-C", str(package), *arguments]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
     try:
         # an installed package may lie in a repository of something else
         tracked = git("ls-files", Path(__file__).name)
-        return git("rev-parse", "HEAD") + "+changes" * bool(git("status", "--porcelain", ".")) if tracked else None
+        changed = git("status", "--porcelain", ".", ":/train.py")
+        return git("rev-parse", "HEAD") + "+changes" * bool(changed) if tracked else None
     except (OSError, subprocess.CalledProcessError):
         return None

@@ -149,11 +149,8 @@ class Settings:
             label = "epoch and gamma chosen on validation classes"
         else:
             label = "epoch chosen on validation classes, gamma fixed by hand"
-        if self.weights is not None:
-            if self.dataset == "imagenet":
-                label += "; the backbone saw all classes of ImageNet-1K in pretraining: none is unseen to it"
-            elif (seen := REGISTRY[self.backbone].pretrained_on) != "ImageNet-1K":
-                label += f"; the backbone was pretrained on {seen}, which may hold unseen classes"
+        if self.dataset == "imagenet" and self.weights is not None:
+            label += "; the backbone saw all classes of ImageNet-1K in pretraining: none is unseen to it"
         return label
 
     def anywhere(self) -> "Settings":
@@ -216,8 +213,8 @@ class Settings:
         values = cls().to_json() | values
         if unknown := values.keys() - {f.name for f in fields(cls)}:
             raise ValueError(f"{source}: this version knows no settings {sorted(unknown)}: use the one that wrote them")
-        paths = {k: Path(values[k]) for k in ("data_root", "weights") if values[k] not in (None, "released")}
         try:
+            paths = {k: Path(values[k]) for k in ("data_root", "weights") if values[k] not in (None, "released")}
             return cls(**{**values, **paths, "seeds": tuple(values["seeds"])})
         except (ValueError, TypeError) as error:
             raise ValueError(f"{source}: {error}") from error

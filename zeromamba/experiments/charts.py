@@ -14,9 +14,9 @@ from ..figures.run import Run
 from ..figures.style import COLOURS, MARKERS, new_figure
 from ..paper import PRINTED_METRICS
 from ..protocol import RESULT, final_checkpoint, seed_folder
-from ..report import METRICS, incomparable, mean_and_deviation
+from ..report import METRICS, choices, incomparable, mean_and_deviation
 from .grids import REDUCED_NOTE, ChartName, Experiment
-from .run import Cell
+from .run import Cell, cell_choices
 from .tables import printed_row
 
 Figures = dict[str, Figure]  # by what stands behind the experiment's name in the file's
@@ -132,7 +132,6 @@ def _mark(experiment: Experiment, cells: list[Cell]) -> str:
 
 
 def _caption(experiment: Experiment, cells: list[Cell], shown: str) -> str:
-    results = [result for cell in cells for result in cell.results()]
-    chosen_by = dict.fromkeys(result["chosen_by"] for result in results)
-    seeds = ", ".join(map(str, sorted({result["seed"] for result in results})))
-    return f"{experiment.title}. {_mark(experiment, cells)}{shown}Seeds {seeds}; protocol: {'; '.join(chosen_by)}."
+    seeds = ", ".join(map(str, sorted({result["seed"] for cell in cells for result in cell.results()})))
+    chosen_by = choices(cell_choices(cells))
+    return f"{experiment.title}. {_mark(experiment, cells)}{shown}Seeds {seeds}; protocol: {chosen_by}."

@@ -9,10 +9,10 @@ from typing import Any
 
 from ..files import write_text
 from ..paper import PRINTED_METRICS, PrintedRow, main_result, printed
-from ..report import METRICS, OVER_SEEDS, in_percent, mean_and_deviation, network, paper_choice, variant
+from ..report import METRICS, OVER_SEEDS, choices, in_percent, mean_and_deviation, network, paper_choice, variant
 from ..settings import preset
 from .grids import REDUCED_NOTE, Experiment
-from .run import Cell
+from .run import Cell, cell_choices
 
 
 def printed_row(cell: Cell) -> PrintedRow | None:
@@ -57,11 +57,10 @@ def _section(experiment: Experiment, cells: list[Cell]) -> list[str]:
 
 def _notes(cells: list[Cell], beside: bool) -> list[str]:
     data = cells[0].data
-    chosen_by = dict.fromkeys(result["chosen_by"] for cell in cells for result in cell.results())
+    chosen_by = choices(cell_choices(cells))
     settings = cells[0].settings  # no row changes variant or scale
     notes = [
-        f"Measured: {'; '.join(chosen_by) or 'nothing yet'}; {variant(settings)}. "
-        f"Chance in CZSL: {100 / len(data.unseen):.1f}."
+        f"Measured: {chosen_by or 'nothing yet'}; {variant(settings)}. Chance in CZSL: {100 / len(data.unseen):.1f}."
     ]
     if beside:
         notes.append(f'Columns "paper": as printed; ZeroMamba with {paper_choice(settings, data)}.')
@@ -119,7 +118,7 @@ def _table(header: list[str], lines: list[list[str]]) -> str:
 
 def of_seeds(values: Iterable[float]) -> str:
     """A number of each seed, in one cell."""
-    return " ".join(f"{value:.4g}" for value in values)
+    return " ".join(map(str, values))
 
 
 def csv_rows(experiment: Experiment, cells: list[Cell]) -> list[dict[str, Any]]:
@@ -131,7 +130,7 @@ def csv_rows(experiment: Experiment, cells: list[Cell]) -> list[dict[str, Any]]:
         for m in METRICS:
             measured = mean_and_deviation([100 * r[m] for r in results]) if results else (None, None)
             accuracies[m], accuracies[f"{m}_deviation"] = (None if v is None else round(v, 2) for v in measured)
-            accuracies[f"{m}_of_seeds"] = of_seeds(100 * r[m] for r in results)
+            accuracies[f"{m}_of_seeds"] = of_seeds(round(100 * r[m], 2) for r in results)
         rows.append(
             {
                 "row": cell.row.name,
@@ -149,6 +148,7 @@ def csv_rows(experiment: Experiment, cells: list[Cell]) -> list[dict[str, Any]]:
                 "image_size": settings.image_size,
                 "epochs": settings.epochs,
                 "chosen_epochs": of_seeds(r["epoch"] for r in results),
+                "chosen_epochs_czsl": of_seeds(r.get("epoch_czsl", r["epoch"]) for r in results),
                 "gammas": of_seeds(r["gamma"] for r in results),
                 **accuracies,
                 **{f"{m}_printed": getattr(paper, m, None) for m in PRINTED_METRICS},

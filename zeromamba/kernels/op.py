@@ -80,7 +80,8 @@ def ss2d(
     Returns:
         y: (b, h, w, d), of x's dtype. Each gradient has its own input's dtype. As with any operator of `torch.library`,
         there is no double backward, torch.func.grad, batched gradient or forward-mode differentiation: these raise
-        errors, and impl="reference" has them all.
+        errors (but a tangent of an outer one of nested torch.func.jvp, or given to a compiled function, is lost), and
+        impl="reference" has them all.
 
     Raises:
         ValueError: an argument's shape, device or choice is wrong, or the number of routes; an implementation that was
