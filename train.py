@@ -129,15 +129,15 @@ def evaluate(
             chosen_by += f"; measured with {option(name)} {measured}, trained with {trained}"
     scores = score_split(model.to(device), data, final_split(data), settings, device)
     evaluation = scores.evaluate(gamma)
-    result = {**summary(evaluation), "chosen_by": chosen_by, "per_class": evaluation.per_class}
+    result = {
+        "seed": record.seed,
+        **summary(evaluation),
+        "chosen_by": chosen_by,
+        "per_class": evaluation.per_class,
+    }
     table = report.result_table(settings, data, [result])
     if folder:  # which may be the run's own
-        made_of = {
-            "checkpoint": str(checkpoint.source),
-            "dataset": data.name,
-            "seed": record.seed,
-            "epoch": record.epoch,
-        }
+        made_of = {"checkpoint": str(checkpoint.source), "dataset": data.name, "epoch": record.epoch}
         write_json(folder / "evaluation.json", {**made_of, "settings": settings.to_json(), **result})
         write_text(folder / "evaluation.txt", report.plain(table))
         scores.save(folder / "evaluation_scores.npz")

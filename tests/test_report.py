@@ -10,7 +10,7 @@ from zeromamba.settings import preset
 
 def test_several_seeds_fit_a_terminal_of_80_columns(demo):
     results = [
-        dict.fromkeys(METRICS, share) | {"gamma": gamma, "chosen_by": "drawn by hand"}
+        dict.fromkeys(METRICS, share) | {"seed": 0, "gamma": gamma, "chosen_by": "drawn by hand"}
         for share, gamma in ((0.11, 0.1234), (0.55, -0.0567), (0.77, 0.891))
     ]
     data = replace(demo, name="cub")  # the widest: with the paper's row
@@ -57,7 +57,7 @@ def test_a_single_seed_has_no_deviation():
 @pytest.mark.parametrize(("dataset", "beside"), [("awa2", True), ("./awa2", False)])
 def test_the_paper_s_row_is_for_its_data_set_not_for_a_folder_of_that_name(demo, dataset, beside):
     data = replace(demo, name="awa2")
-    result = dict.fromkeys(METRICS, 0.5) | {"gamma": 0.1, "chosen_by": "drawn by hand"}
+    result = dict.fromkeys(METRICS, 0.5) | {"seed": 0, "gamma": 0.1, "chosen_by": "drawn by hand"}
     shown = plain(result_table(preset(dataset, "small"), data, [result]))
     assert ("paper [2]" in shown) == ("all 50 classes" in shown) == beside
 
@@ -69,5 +69,5 @@ def test_of_imagenet_no_gamma_is_said_to_be_the_paper_s(demo):
 
 def test_a_name_in_square_brackets_is_no_markup(demo):
     data = replace(demo, name="birds [v2]")
-    result = dict.fromkeys(METRICS, 0.5) | {"gamma": 0.1, "chosen_by": "drawn by hand"}
+    result = dict.fromkeys(METRICS, 0.5) | {"seed": 0, "gamma": 0.1, "chosen_by": "drawn by hand"}
     assert "birds [v2]: " in plain(result_table(preset("demo", "small"), data, [result]))

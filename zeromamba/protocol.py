@@ -125,9 +125,9 @@ class SeedRun:
             test = scores.evaluate(gamma)
             record |= summary(test)
             record |= {f"per_class_{kind}": accuracies for kind, accuracies in test.per_class.items()}
-            for kind, best in zip(("czsl", "gzsl"), best_epochs([*fit.history, record]), strict=True):
+            kinds = (("czsl", "CZSL"), ("gzsl", "U, S, H and AUSUC"))
+            for (kind, measures), best in zip(kinds, best_epochs([*fit.history, record]), strict=True):
                 if best is record:
-                    measures = "CZSL" if kind == "czsl" else "U, S, H and AUSUC"
                     chosen_by = f"{settings.chosen_by}; this is the epoch for {measures}"
                     self._save(fit, scores, record["epoch"], gamma, chosen_by, suffix=f"_best_{kind}")
 

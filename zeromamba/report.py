@@ -88,7 +88,7 @@ def variant(settings: Settings) -> str:
 def result_table(settings: Settings, data: ZSLData, results: list[dict[str, Any]]) -> Table:
     """The table that a run ends with; its caption says of each row how epoch and gamma were chosen."""
     seeds = "1 seed" if len(results) == 1 else f"{len(results)} seeds ({OVER_SEEDS})"
-    ours = choices((f"seed {r.get('seed')}", r["chosen_by"]) for r in results)
+    ours = choices((f"seed {r['seed']}", r["chosen_by"]) for r in results)
     notes = [f"[1] {network(settings)}, {variant(settings)}, {settings.image_size} px, {seeds}; {ours}"]
     title = f"{data.name}: {len(data.seen)} seen + {len(data.unseen)} unseen classes, mean per-class top-1, percent"
     table = Table(title=escape(title), caption_justify="left", min_width=72)

@@ -146,9 +146,9 @@ def commit_of(package: Path) -> str | None:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
     try:
-        # an installed package may lie in a repository of something else
-        tracked = git("ls-files", Path(__file__).name)
-        changed = git("status", "--porcelain", ".", ":/train.py")
-        return git("rev-parse", "HEAD") + "+changes" * bool(changed) if tracked else None
+        if not git("ls-files", Path(__file__).name):  # installed, in a repository of something else
+            return None
+        changes = "+changes" if git("status", "--porcelain", ".", ":/train.py") else ""
+        return git("rev-parse", "HEAD") + changes
     except (OSError, subprocess.CalledProcessError):
         return None

@@ -14,10 +14,10 @@ from ..figures.run import Run
 from ..figures.style import COLOURS, MARKERS, new_figure
 from ..paper import PRINTED_METRICS
 from ..protocol import RESULT, final_checkpoint, seed_folder
-from ..report import METRICS, choices, incomparable, mean_and_deviation
+from ..report import METRICS, incomparable, mean_and_deviation
 from .grids import REDUCED_NOTE, ChartName, Experiment
-from .run import Cell, cell_choices
-from .tables import printed_row
+from .run import Cell
+from .tables import how_chosen, printed_row
 
 Figures = dict[str, Figure]  # by what stands behind the experiment's name in the file's
 
@@ -133,5 +133,4 @@ def _mark(experiment: Experiment, cells: list[Cell]) -> str:
 
 def _caption(experiment: Experiment, cells: list[Cell], shown: str) -> str:
     seeds = ", ".join(map(str, sorted({result["seed"] for cell in cells for result in cell.results()})))
-    chosen_by = choices(cell_choices(cells))
-    return f"{experiment.title}. {_mark(experiment, cells)}{shown}Seeds {seeds}; protocol: {chosen_by}."
+    return f"{experiment.title}. {_mark(experiment, cells)}{shown}Seeds {seeds}; protocol: {how_chosen(cells)}."

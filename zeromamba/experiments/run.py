@@ -4,7 +4,7 @@ The folders are shared by all experiments under one output folder: ZeroMamba as 
 and is trained once on each data set.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -42,13 +42,6 @@ class Cell:
         folders = {seed: seed_folder(self.folder, seed) for seed in self.settings.seeds}
         files = {seed: folder / "diverged.json" for seed, folder in folders.items() if finished(folder) is None}
         return {seed: read_json(file, SEED_ANEW)["reason"] for seed, file in files.items() if file.exists()}
-
-
-def cell_choices(cells: Iterable[Cell]) -> Iterator[tuple[str, str]]:
-    """Of each finished seed of each row its name and how its epoch and gamma were chosen, for `choices`."""
-    for cell in cells:
-        for result in cell.results():
-            yield f"{cell.row.name}, seed {result['seed']}", result["chosen_by"]
 
 
 def plan(experiment: Experiment, data: ZSLData, common: dict[str, Any], out: Path) -> list[Cell]:

@@ -12,7 +12,7 @@ from ..paper import PRINTED_METRICS, PrintedRow, main_result, printed
 from ..report import METRICS, OVER_SEEDS, choices, in_percent, mean_and_deviation, network, paper_choice, variant
 from ..settings import preset
 from .grids import REDUCED_NOTE, Experiment
-from .run import Cell, cell_choices
+from .run import Cell
 
 
 def printed_row(cell: Cell) -> PrintedRow | None:
@@ -57,10 +57,10 @@ def _section(experiment: Experiment, cells: list[Cell]) -> list[str]:
 
 def _notes(cells: list[Cell], beside: bool) -> list[str]:
     data = cells[0].data
-    chosen_by = choices(cell_choices(cells))
     settings = cells[0].settings  # no row changes variant or scale
     notes = [
-        f"Measured: {chosen_by or 'nothing yet'}; {variant(settings)}. Chance in CZSL: {100 / len(data.unseen):.1f}."
+        f"Measured: {how_chosen(cells) or 'nothing yet'}; {variant(settings)}. "
+        f"Chance in CZSL: {100 / len(data.unseen):.1f}."
     ]
     if beside:
         notes.append(f'Columns "paper": as printed; ZeroMamba with {paper_choice(settings, data)}.')
@@ -73,6 +73,13 @@ def _notes(cells: list[Cell], beside: bool) -> list[str]:
     for cell in cells:
         notes += [f"Diverged: {cell.row.name}, seed {seed}. {reason}." for seed, reason in cell.diverged().items()]
     return notes
+
+
+def how_chosen(cells: list[Cell]) -> str:
+    """How epoch and gamma of every finished seed were chosen; of which row and seed, where that differs."""
+    return choices(
+        (f"{cell.row.name}, seed {result['seed']}", result["chosen_by"]) for cell in cells for result in cell.results()
+    )
 
 
 def _other_methods(experiment: Experiment, cells: list[Cell]) -> list[PrintedRow]:

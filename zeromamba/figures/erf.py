@@ -137,8 +137,9 @@ class ERF(Command):
         Raises:
             FileNotFoundError, ValueError: if the pretrained weights that the run began with cannot be read.
         """
-        drawn = replace(run.settings, weights=None, freeze_backbone=False)
-        settings = run.settings if self.before == "start" else drawn
+        settings = run.settings
+        if self.before == "random":
+            settings = replace(settings, weights=None, freeze_backbone=False)
         torch.manual_seed(run.checkpoint.record.seed)  # as in training: the run's own initial weights
         return build_model(settings, run.data.V).to(run.device).eval()
 
