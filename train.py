@@ -7,7 +7,7 @@ python train.py --eval runs/demo/.../model.safetensors  evaluate a checkpoint ag
 
 import argparse
 import shlex
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import torch
@@ -120,13 +120,15 @@ def evaluate(
 ) -> None:
     """Measure a checkpoint and its model on the test images; the result is kept in the folder, if there is one."""
     record = checkpoint.record
-    gamma, chosen_by = record.gamma, record.chosen_by
-    if settings.gamma is not None and settings.gamma != gamma:
-        gamma, chosen_by = settings.gamma, replace(record.settings, gamma=settings.gamma).chosen_by
-    for name in ("image_size", "precision"):
-        trained, measured = getattr(record.settings, name), getattr(settings, name)
+    gamma = record.gamma if settings.gamma is None else settings.gamma
+    chosen_by = record.chosen_by
+    for name, trained, measured in (
+        ("gamma", f"{record.gamma:g}", f"{gamma:g}"),
+        ("image_size", record.settings.image_size, settings.image_size),
+        ("precision", record.settings.precision, settings.precision),
+    ):
         if measured != trained:
-            chosen_by += f"; measured with {option(name)} {measured}, trained with {trained}"
+            chosen_by += f"; measured with {option(name)} {measured} instead of {trained}"
     scores = score_split(model.to(device), data, final_split(data), settings, device)
     evaluation = scores.evaluate(gamma)
     result = {
