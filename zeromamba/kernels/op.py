@@ -9,6 +9,7 @@ import importlib.util
 import os
 from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import cache
 from types import ModuleType
 from typing import Any, get_args
 
@@ -152,6 +153,7 @@ def _triton_obstacle(inputs: Inputs) -> str | None:
     return None
 
 
+@cache
 def implementation(impl: str) -> ModuleType:
     """The module of an optimised implementation: `forward`, `backward`, `kept_shape`."""
     return vectorised if impl == "torch" else importlib.import_module(".triton_ss2d", __package__)
@@ -168,6 +170,9 @@ def decode(codes: Sequence[int]) -> tuple[Route, ...]:
         Route(bool(column), bool(reverse), window)
         for column, reverse, window in zip(codes[::3], codes[1::3], codes[2::3], strict=True)
     )
+
+
+decoded = cache(decode)  # not for torch.compile's fake operators, whose numbers may be symbols
 
 
 @torch.library.custom_op(f"{NAMESPACE}::ss2d", mutates_args=())
@@ -188,7 +193,7 @@ def _forward(
     """y, the last states, and what the implementation keeps for its backward."""
     inputs = Inputs(x, dt_low, dt_weight, dt_bias, A, B, C, D)
     with without_autocast(x.device), torch.cuda.device_of(x):
-        return implementation(impl).forward(inputs, decode(routes), discretization, softplus)
+        return implementation(impl).forward(inputs, decoded(tuple(routes)), discretization, softplus)
 
 
 @_forward.register_fake
@@ -221,7 +226,8 @@ def _backward(
     """The gradients of the tensors that there are, in their order."""
     inputs = Inputs(x, dt_low, dt_weight, dt_bias, A, B, C, D)
     with without_autocast(x.device), torch.cuda.device_of(x):
-        gradients = implementation(impl).backward(dy, kept, inputs, decode(routes), discretization, softplus)
+        of = implementation(impl)
+        gradients = of.backward(dy, kept, inputs, decoded(tuple(routes)), discretization, softplus)
     return [gradient for gradient in gradients if gradient is not None]
 
 

@@ -27,6 +27,7 @@ from torch import Tensor
 from .inputs import Inputs
 from .routes import Route
 from .triton_gradients import PART, segment_gradients
+from .triton_launch import launch
 from .triton_math import BLOCK_L, DEEP_HALF, DEEP_PRECISE, WIDTH
 from .triton_order import fill_order
 from .triton_output import segment_outputs
@@ -93,9 +94,10 @@ def order_table(along: Route, x: Tensor) -> Tensor | None:
     length = cdiv(h * w, BLOCK_L) * BLOCK_L
     table = x.new_empty(length, dtype=torch.int32)
     window = min(along.window, max(h, w))  # so large a one is the whole map, and fits int32
-    fill_order[(cdiv(length, BLOCK),)](
-        table, h * w, h, w, window, length, COLUMN=along.column, WINDOWED=along.window > 0, BLOCK=BLOCK, **LAUNCH
-    )
+    launch(
+        fill_order, cdiv(length, BLOCK), table, h * w, h, w, window, length,
+        COLUMN=along.column, WINDOWED=along.window > 0, BLOCK=BLOCK, **LAUNCH,
+    )  # fmt: skip
     return table
 
 
@@ -268,9 +270,10 @@ def weight_tiles(weight: Tensor, dtype: torch.dtype) -> Tensor:
     terms, deep = (1, DEEP_PRECISE.value) if dtype == torch.float32 else (2, DEEP_HALF.value)
     rank, width = cdiv(r, deep) * deep, cdiv(d, WIDTH.value) * WIDTH.value
     tiles = weight.new_empty((k, terms, rank, width), dtype=dtype)
-    fill_weight[(k * cdiv(rank * width, BLOCK),)](
-        tiles, weight, *weight.stride(), d, r, rank * width, width, TERMS=terms, BLOCK=BLOCK, **LAUNCH
-    )
+    launch(
+        fill_weight, k * cdiv(rank * width, BLOCK), tiles, weight, *weight.stride(), d, r, rank * width, width,
+        TERMS=terms, BLOCK=BLOCK, **LAUNCH,
+    )  # fmt: skip
     return tiles
 
 
@@ -281,7 +284,8 @@ def scan(s: _Scan, y: Tensor) -> tuple[Tensor, Tensor]:
     segment_h, last = enter_segments(s, s.x, s.B, chunk_h, chunk_s)
     merged = y if len(s.orders) == 1 else s.x.new_empty((b, l, d), dtype=torch.float32)
     for i, (order, table) in enumerate(s.orders):
-        segment_outputs[(s.blocks_d * s.segments * b,)](
+        launch(
+            segment_outputs, s.blocks_d * s.segments * b,
             s.x, table, s.z, s.weight, s.bias, s.A, s.B, s.C, s.D,
             merged, y if i == len(s.orders) - 1 else merged, chunk_h, chunk_s, segment_h,
             *s.x.stride()[:2], *s.z.stride(), *s.B.stride(), *s.C.stride(), *s.sizes, *order.routes,
@@ -313,7 +317,8 @@ def enter_segments(
             skipped = options["ROUTES"] if chunk_h is None else 1
         if (launched := options["ROUTES"] - skipped) == 0:
             continue
-        segment_states[(s.blocks_d * launched * s.segments * b,)](
+        launch(
+            segment_states, s.blocks_d * launched * s.segments * b,
             u, table, s.z, s.weight, s.bias, s.A, v, chunk_h, chunk_s, segment_h, segment_s,
             *u.stride()[:2], *s.z.stride(), *v.stride(), *s.sizes, *order.routes, skipped,
             ADJOINT=chunk_h is None, EVEN=even(u, 0), **options, **s.options,
@@ -322,9 +327,10 @@ def enter_segments(
     if s.segments == 1:
         return segment_h, segment_h[:, :, 0]
     last = s.x.new_empty((b, k, n, d), dtype=torch.float32)
-    carry_states[(s.blocks_d * n * k * b,)](
-        segment_h, segment_s, s.A, last, d, n, k, s.segments, BLOCK_D=s.config.block_d, **LAUNCH
-    )
+    launch(
+        carry_states, s.blocks_d * n * k * b, segment_h, segment_s, s.A, last, d, n, k, s.segments,
+        BLOCK_D=s.config.block_d, **LAUNCH,
+    )  # fmt: skip
     return segment_h, last
 
 
@@ -353,7 +359,8 @@ def scan_gradients(s: _Scan, dy: Tensor, kept: Tensor) -> tuple[Tensor, ...]:
     # by themselves: a kernel of two routes would take four times as long to compile
     alone = [(route, step, table) for order, table in s.orders for route, step in order.steps.items()]
     for i, (route, step, table) in enumerate(alone):
-        segment_gradients[(s.blocks_d * s.segments * b,)](
+        launch(
+            segment_gradients, s.blocks_d * s.segments * b,
             dy, s.x, table, s.z, s.weight, s.bias, s.A, s.B, s.C, s.D, merged,
             kept, segment_g, part_h, dx, dz, dbias, dA, dBC, dD,
             *s.x.stride()[:2], *s.z.stride(), *s.B.stride(), *s.C.stride(), b, *s.sizes, route,
