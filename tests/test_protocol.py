@@ -1,5 +1,8 @@
 """What chooses the epoch and gamma, with fits that cost nothing and measurements that are made up."""
 
+import copy
+import gc
+import weakref
 from dataclasses import replace
 
 import pytest
@@ -10,6 +13,7 @@ from zeromamba.checkpoint import load_checkpoint
 from zeromamba.evaluation import GZSL, Evaluation
 from zeromamba.protocol import SeedRun, final_split, search_split
 from zeromamba.settings import preset
+from zeromamba.training import Fit
 
 #: After each epoch; each measure has its highest at another one, and the last epoch none.
 EPOCHS = [
@@ -74,6 +78,32 @@ def test_the_largest_area_on_validation_classes_chooses_the_epoch_and_gamma(seed
     checkpoint = load_checkpoint(tmp_path / f"seed-{seed}/model.safetensors")
     assert checkpoint.state["weight"].item() == checkpoint.record.epoch == 2
     assert checkpoint.record.gamma == 0.2
+
+
+def test_the_first_fit_is_gone_when_the_second_begins(demo, measured, tmp_path, monkeypatch):
+    """Of two models and optimisers one would lie idle in a card's memory."""
+    before = []
+
+    class RealFit(Fit):
+        """One that could train, but does not."""
+
+        epochs = MadeUpFit.epochs
+
+        def __init__(self, *arguments):
+            assert [made() for made in before] == [None] * len(before)
+            super().__init__(*arguments)
+            before.extend(weakref.ref(v) for v in (self.model, self.optimizer))
+
+    model = torch.nn.Linear(1, 1, bias=False)
+    model.backbone = torch.nn.Identity()
+    monkeypatch.setattr(protocol, "build_model", lambda settings, V: copy.deepcopy(model))
+    monkeypatch.setattr(protocol, "Fit", RealFit)
+    gc.disable()  # it might come by chance
+    try:
+        SeedRun(replace(preset("demo", "paper"), epochs=2), demo, 0, tmp_path, torch.device("cpu")).result()
+    finally:
+        gc.enable()
+    assert len(before) == 4
 
 
 def test_a_gamma_that_nothing_speaks_for_is_not_said_to_be_chosen(demo, measured, tmp_path, monkeypatch):

@@ -39,7 +39,7 @@ def load_data_sets(runs: Sequence[Settings], missing: Sequence[str] = ()) -> lis
     for settings, own in zip(runs, data, strict=True):
         if settings.check_images:
             require_decodable(own.images)
-        for note in (*own.notes, *_choices(settings, own)):
+        for note in filter(None, (own.incomparable, *own.notes, *_choices(settings, own))):
             print(f"note: {note}")
     return data
 

@@ -80,7 +80,7 @@ def loader(data: ZSLData, indices: Tensor, settings: Settings, *, shuffle: bool 
         ImageDataset(data.images, order, settings.image_size),
         settings.batch_size,
         num_workers=settings.workers,
-        pin_memory=torch.cuda.is_available(),
+        pin_memory=settings.device != "cpu" and torch.cuda.is_available(),
     )
 
 
@@ -101,9 +101,9 @@ def represent(
     values, indices = [], []
     for images, index in tqdm(batches, desc="evaluate", unit="batch", leave=False, dynamic_ncols=True, disable=None):
         with autocast(settings, device):
-            values.append(read(normalise(images.to(device, non_blocking=True))).float().cpu())
+            values.append(read(normalise(images.to(device, non_blocking=True))).float())
         indices.append(index)
-    return torch.cat(values), torch.cat(indices)
+    return torch.cat(values).cpu(), torch.cat(indices)  # once: every copy from a GPU waits for it
 
 
 @dataclass(frozen=True)

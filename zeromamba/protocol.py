@@ -7,6 +7,7 @@ paper                 As the released code: one fit on all seen classes, tested 
                       the best epoch on the test images is reported, one for CZSL and one for GZSL.
 """
 
+import gc
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -20,8 +21,8 @@ from .checkpoint import Record, save_checkpoint
 from .data import ZSLData, validation_split
 from .evaluation import Evaluation
 from .files import read_json, write_json
+from .machine import versions
 from .measuring import Scores, Split, score_split
-from .runs import versions
 from .settings import ProtocolName, Settings
 from .training import Fit
 
@@ -88,14 +89,9 @@ class SeedRun:
 
     def _validation(self) -> dict[str, Any]:
         settings, data = self.settings, self.data
-        split = search_split(data, self.seed)
-        search = self._fit("search", split)
-
-        def measure(record: dict[str, Any]) -> None:
-            record |= summary(self._score(search).evaluate(settings.gamma))
-
-        self._train(search, "search", settings.epochs, measure)
-        chosen = max(search.history, key=lambda record: record["ausuc"])
+        search = self._search()
+        gc.collect()  # its optimiser and schedule, which refer to each other, would take the next fit's memory
+        chosen = max(search, key=lambda record: record["ausuc"])
         chosen_by = settings.chosen_by
         if settings.gamma is None and chosen["H"] == 0:
             chosen_by += " (gamma 0: H was 0 on validation images whatever gamma was)"
@@ -111,8 +107,18 @@ class SeedRun:
             "epoch": chosen["epoch"],
             "per_class": test.per_class,
             "validation": {k: chosen[k] for k in summary(test)},
-            "history": {"search": search.history, "final": final.history},
+            "history": {"search": search, "final": final.history},
         }
+
+    def _search(self) -> list[dict[str, Any]]:
+        """Each epoch's record of a fit without the validation classes, measured on validation images."""
+        fit = self._fit("search", search_split(self.data, self.seed))
+
+        def measure(record: dict[str, Any]) -> None:
+            record |= summary(self._score(fit).evaluate(self.settings.gamma))
+
+        self._train(fit, "search", self.settings.epochs, measure)
+        return fit.history
 
     def _paper(self) -> dict[str, Any]:
         settings, data = self.settings, self.data

@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from .backbones import REGISTRY
-from .data import BENCHMARKS, ZSLData, imagenet
+from .data import ZSLData
 from .messages import listing
 from .paper import PRINTED_METRICS, main_result
 from .settings import PAPER_GAMMA, Settings
@@ -18,8 +18,6 @@ from .settings import PAPER_GAMMA, Settings
 METRICS = {"czsl": "CZSL", "U": "U", "S": "S", "H": "H", "ausuc": "AUSUC"}  # of a result, and their titles
 WIDTH = 80  # columns of a plain terminal
 OVER_SEEDS = "mean ± sample standard deviation, of H too: it is not the harmonic mean of the U and S shown"
-
-PAPER_CLASSES = {name: row.seen + row.unseen for name, row in BENCHMARKS.items()} | {"imagenet": imagenet.CLASSES}
 
 
 def mean_and_deviation(values: Sequence[float]) -> tuple[float, float | None]:
@@ -39,21 +37,13 @@ def aggregate(results: list[dict[str, Any]]) -> dict[str, dict[str, float | None
     return {m: {"mean": mean, "deviation": deviation} for m, (mean, deviation) in both.items()}
 
 
-def incomparable(settings: Settings, data: ZSLData) -> str:
-    """What keeps a number on `data` from standing beside a printed one; empty where nothing does."""
-    classes = PAPER_CLASSES.get(settings.dataset, len(data.class_names))
-    if len(data.class_names) == classes:
-        return ""
-    return f"all {classes} classes, this run has {len(data.class_names)}: not comparable"
-
-
 def paper_choice(settings: Settings, data: ZSLData) -> str:
     """How the paper chose epoch and gamma, and what keeps its numbers from standing beside ones on `data`."""
     if settings.dataset in PAPER_GAMMA:
         chosen = "gamma fixed by hand, epoch: best on test images in the released code"
     else:  # ImageNet, which the released code cannot train on
         chosen = "no statement of how its epoch was chosen"
-    return "; ".join(filter(None, (chosen, incomparable(settings, data))))
+    return "; ".join(filter(None, (chosen, data.incomparable)))
 
 
 def network(settings: Settings) -> str:

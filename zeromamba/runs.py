@@ -1,12 +1,9 @@
 """A run's folder: its settings, the versions it ran with, and the check that it can be written."""
 
-import platform
-import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from importlib.metadata import PackageNotFoundError, version
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -15,6 +12,7 @@ import torch
 
 from .data import ZSLData, differences, fingerprints
 from .files import read_json, require_writable, write_json
+from .machine import versions
 from .messages import option
 from .settings import Settings
 
@@ -122,33 +120,3 @@ def check_same_data(folder: Path, data: ZSLData) -> None:
             f"{folder} holds a run on data that differ from {data.name!r} as it is now: {different}. Restore them, or "
             "begin a run of its own in another --out"
         )
-
-
-def versions(device: torch.device) -> dict[str, str | None]:
-    """What a reader needs to repeat a run on this device."""
-    found: dict[str, str | None] = {"python": platform.python_version(), "machine": platform.machine()}
-    for package in ("zeromamba", "triton", "numpy", "scipy", "pillow", "einops", "timm"):
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = None
-    found["torch"] = torch.__version__  # which names its CUDA, too
-    found["device"] = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-    found["commit"] = commit_of(Path(__file__).parent)
-    return found
-
-
-def commit_of(package: Path) -> str | None:
-    """The commit of the package, with "+changes" if it has been changed since; None where it lies in no clone."""
-
-    def git(*arguments: str) -> str:
-        command = ["git", "--no-optional-locks", "-C", str(package), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-
-    try:
-        if not git("ls-files", Path(__file__).name):  # installed, in a repository of something else
-            return None
-        changes = "+changes" if git("status", "--porcelain", ".", ":/train.py") else ""
-        return git("rev-parse", "HEAD") + changes
-    except (OSError, subprocess.CalledProcessError):
-        return None

@@ -1,13 +1,13 @@
 """Every setting of a run, the presets, and the two protocols. The command line is generated from `Settings`."""
 
 import math
-import os
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from .backbones import REGISTRY, BackboneName
 from .kernels import Discretization, Impl
+from .machine import CORES
 from .messages import option
 from .model import VariantName
 
@@ -102,7 +102,7 @@ class Settings:
     """bf16: autocast of the forward; parameters stay float32"""
     scan: Impl = "auto"
     """implementation of the selective scan; only auto chooses"""
-    workers: int = min(8, os.cpu_count() or 1)
+    workers: int = min(8, CORES)
     """processes that read images: 8, or as many as there are cores"""
     check_images: bool = True
     """read every image once before training starts, to find broken ones"""

@@ -159,5 +159,5 @@ class Fit:
 
 def flip_half(images: Tensor) -> Tensor:
     """Mirror each image (b, 3, H, W) with probability one half."""
-    flipped = torch.rand(len(images), 1, 1, 1).to(images.device) < 0.5
+    flipped = torch.rand(len(images), 1, 1, 1).to(images.device, non_blocking=True) < 0.5
     return torch.where(flipped, images.flip(-1), images)

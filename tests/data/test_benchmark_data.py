@@ -24,7 +24,7 @@ def test_reads_a_benchmark(cub):
     assert data.attribute_names[4] == "attribute 5"
     assert data.images.name(35) == str(cub.photographs / cub.files[35])
     assert data.images.load(35).size == (16, 24)
-    assert any("not the whole of CUB: 36 of 11,788 images" in note for note in data.notes)
+    assert data.incomparable.startswith("not the whole of CUB: 36 of 11,788 images")
 
 
 def test_images_in_no_split_are_left_out(cub):
@@ -49,6 +49,12 @@ def test_wrong_number_of_attribute_names(cub):
         cub.load()
 
 
+def test_a_text_that_is_not_utf_8_is_named(cub):
+    (cub.root / "CUB/attributes.txt").write_bytes("1 à pois\n".encode("latin-1"))
+    with pytest.raises(ValueError, match=r"attributes\.txt: byte 3 is not UTF-8"):
+        cub.load()
+
+
 def test_prototypes_that_are_not_of_unit_length_are_scaled_and_noted(cub):
     unit = cub.load().Z
     cub.att_splits["att"] = 7 * cub.att_splits["att"]
@@ -64,7 +70,8 @@ class TestValidationClasses:
     def test_published_list_comes_first(self, cub):
         cub.att_splits["val_loc"] = np.array([[1, 7]])
         cub.splits.mkdir(parents=True)
-        (cub.splits / "valclasses1.txt").write_text("003.Owl\n009.Jay\n004.Kite\n999.Elsewhere\n")
+        listed = "003.Owl\n009.Jay\n004.Kite\n999.Elsewhere\n"
+        (cub.splits / "valclasses1.txt").write_text(listed, "utf-8-sig")  # an editor's byte order mark names no class
         data = cub.load()
         assert self.names(data) == ["009.Jay", "003.Owl"], "never an unseen class"
         assert data.val_source == str(cub.splits / "valclasses1.txt")

@@ -109,9 +109,9 @@ def test_prototypes_are_the_word_vectors_of_the_names(root):
 
 
 def test_what_a_user_should_know_is_noted(root):
-    notes = " ".join(load_dataset("imagenet", root, seed=0).notes)
-    assert "n02012849 crane = n03126707 crane" in notes
-    assert "10 of 1000 classes" in notes
+    data = load_dataset("imagenet", root, seed=0)
+    assert "n02012849 crane = n03126707 crane" in " ".join(data.notes)
+    assert data.partial == "not the whole of ImageNet: 10 of 1000 classes"
 
 
 def test_words_txt_serves_as_well(root):
@@ -172,7 +172,7 @@ def test_from_the_folder_to_the_table(root, tmp_path, monkeypatch):
     table = " ".join((out / "table.txt").read_text().split())
     assert "24.5" in table
     assert "Table 3" in table
-    assert "10: not comparable" in table
+    assert "not the whole of ImageNet: 10 of 1000 classes; results do not compare" in table
     assert "made so and so" in table
     zero = " (gamma 0: H was 0 on validation images whatever gamma was)" if seed["validation"]["H"] == 0 else ""
     assert seed["chosen_by"] == f"made so and so{zero}"

@@ -5,7 +5,7 @@ import torch
 from shared import DATA
 
 from zeromamba.data import BENCHMARKS, load_dataset, validation_split
-from zeromamba.data.benchmarks import part_note, read_attribute_names, validation_classes
+from zeromamba.data.benchmarks import missing_part, read_attribute_names, validation_classes
 from zeromamba.data.proposed_split import read_split
 from zeromamba.data.word_vectors import read_pickled_array, word_vectors
 
@@ -30,7 +30,8 @@ def test_full_split_files_have_the_published_counts(name, images, attributes, se
     assert split.Z.shape == (seen + unseen, attributes)
     assert (len(split.seen), len(split.class_names)) == (seen, seen + unseen)
     assert sum(map(len, (split.trainval, split.test_seen, split.test_unseen))) == images
-    assert split.notes == part_note(split, row) == ()
+    assert split.notes == ()
+    assert missing_part(split, row) == ""
     torch.testing.assert_close(split.Z.norm(dim=1), torch.ones(seen + unseen))
 
     classes, source = validation_classes(split, row, DATA, seed=0)
@@ -91,7 +92,7 @@ def test_photographs_of_some_classes(name, sizes, seen, unseen, val):
     split = validation_split(data, seed=0)
     assert torch.cat(split).sort().values.tolist() == data.trainval.sort().values.tolist()
     assert data.labels[split.val_unseen].unique().tolist() == data.val_classes.tolist()
-    assert any("not the whole of" in note for note in data.notes)
+    assert data.partial.startswith("not the whole of")
 
 
 @needs_images

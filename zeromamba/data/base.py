@@ -44,6 +44,7 @@ class ZSLData:
     attribute_names: tuple[str, ...]  # (a,) "attribute 17" (1-based) where the name is not known
     V: Tensor  # (a, v) float32 attribute word vectors, as given (not normalised)
     word_vectors_source: str  # the file that V is from, or why it is the identity
+    partial: str  # in what this is not the whole of a published data set; else empty
     notes: tuple[str, ...]  # what a user should read before training starts
     images: ImageSource
     labels: Tensor  # (images,) int64 class ids
@@ -52,6 +53,11 @@ class ZSLData:
     test_unseen: Tensor  # int64 image indices, unseen classes
     val_classes: Tensor  # int64 class ids, ascending: the seen classes that model selection holds out
     val_source: str  # where val_classes comes from
+
+    @property
+    def incomparable(self) -> str:
+        """Why results do not compare with published ones; empty where they do."""
+        return f"{self.partial}; results do not compare with published ones" if self.partial else ""
 
     @cached_property
     def seen(self) -> Tensor:
@@ -81,8 +87,8 @@ def stratified(indices: Tensor, labels: Tensor, share: float, generator: torch.G
         share: of each class to hold out, rounded; at least one image of two, never all of them.
     """
     held_out = []
-    for c in labels[indices].unique():
-        members = indices[labels[indices] == c]
+    _, sizes = (of := labels[indices]).unique(return_counts=True)
+    for members in indices[of.argsort(stable=True)].split(sizes.tolist()):
         count = max(round(share * len(members)), 1) if len(members) > 1 else 0
         order = torch.randperm(len(members), generator=generator)
         held_out.append(members[order[: min(count, len(members) - 1)]])

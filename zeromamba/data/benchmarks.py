@@ -10,6 +10,7 @@ from .base import ZSLData, choose_validation_classes
 from .pixels import ImageFiles, require_files
 from .proposed_split import SPLIT_FILES, ProposedSplit, read_mat, read_split, strings
 from .sources import where_to_get
+from .tables import read_text
 from .word_vectors import read_pickled_array, word_vectors
 
 
@@ -67,7 +68,8 @@ def load_benchmark(name: str, data_root: Path, *, seed: int, repair_word_vectors
         attribute_names=attribute_names,
         V=V,
         word_vectors_source=str(vectors),
-        notes=(*part_note(split, row), *split.notes, *vector_notes),
+        partial=missing_part(split, row),
+        notes=(*split.notes, *vector_notes),
         images=images,
         labels=split.labels,
         trainval=split.trainval,
@@ -78,16 +80,15 @@ def load_benchmark(name: str, data_root: Path, *, seed: int, repair_word_vectors
     )
 
 
-def part_note(split: ProposedSplit, row: Benchmark) -> tuple[str, ...]:
-    """A warning where the files are not those of the whole data set."""
+def missing_part(split: ProposedSplit, row: Benchmark) -> str:
+    """`ZSLData.partial`."""
     seen = len(split.seen)
     found = (len(split.labels), split.Z.shape[1], seen, len(split.class_names) - seen)
     if found == (row.images, row.attributes, row.seen, row.unseen):
-        return ()
+        return ""
     return (
         f"not the whole of {row.title}: {found[0]:,} of {row.images:,} images, {found[1]} of {row.attributes} "
-        f"attributes, {found[2]} of {row.seen} seen and {found[3]} of {row.unseen} unseen classes; results do not "
-        "compare with published ones",
+        f"attributes, {found[2]} of {row.seen} seen and {found[3]} of {row.unseen} unseen classes"
     )
 
 
@@ -115,7 +116,7 @@ def listed_attribute_names(row: Benchmark, data_root: Path) -> tuple[Path, tuple
         return None
     if path.suffix == ".mat":
         return path, strings(read_mat(path, ["attributes"])["attributes"])
-    lines = path.read_text(encoding="utf-8").splitlines()
+    lines = read_text(path).splitlines()
     return path, tuple(line.split(maxsplit=1)[-1].strip() for line in lines if line.strip())
 
 
@@ -137,6 +138,6 @@ def validation_classes(split: ProposedSplit, row: Benchmark, data_root: Path, se
 def _listed(folder: Path, split: ProposedSplit) -> Tensor:
     """Ids of the seen classes that the folder's published list of validation classes names."""
     path = folder / "valclasses1.txt"
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    lines = read_text(path).splitlines() if path.is_file() else []
     listed = {line.strip() for line in lines}
     return torch.tensor([c for c in split.seen.tolist() if split.class_names[c] in listed], dtype=torch.int64)

@@ -50,6 +50,7 @@ def load_demo() -> ZSLData:
         attribute_names=(*COLOURS, *TEXTURES, *SHAPES),
         V=torch.eye(11),
         word_vectors_source="the identity, as the demo has none",
+        partial="",
         notes=(),
         images=DrawnImages(pixels, [f"demo image {i}: {names[k]}" for i, k in enumerate(labels)]),
         labels=torch.tensor(labels),

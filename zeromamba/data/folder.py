@@ -92,6 +92,7 @@ def load_folder(folder: Path, *, seed: int, repair_word_vectors: bool) -> ZSLDat
         attribute_names=attribute_names,
         V=V,
         word_vectors_source=source,
+        partial="",
         notes=(*notes, *vector_notes, *copies_notes(images, same, labels, trainval, test_seen)),
         images=images,
         labels=labels,

@@ -23,7 +23,7 @@ from .folder import read_image_folders
 from .pixels import ImageFiles, require_files
 from .prototypes import unit_prototypes
 from .sources import where_to_get
-from .tables import read_table
+from .tables import read_table, read_text
 
 FOLDER = "ImageNet"
 CLASS_VECTORS = "w2v/ImageNet_class.csv"
@@ -69,8 +69,8 @@ def load_imagenet(data_root: Path, *, seed: int) -> ZSLData:
         attribute_names=tuple(f"word vector dimension {i + 1}" for i in range(Z.shape[1])),
         V=torch.eye(Z.shape[1]),
         word_vectors_source="the identity, as the attributes are dimensions of a word vector, which have no words",
+        partial="" if len(wnids) == CLASSES else f"not the whole of ImageNet: {len(wnids)} of {CLASSES} classes",
         notes=(
-            *_part_note(len(wnids)),
             f"{len(seen)} seen and {len(wnids) - len(seen)} unseen classes and the tenth of the training images are "
             f"drawn with --data-seed {seed}; the paper does not publish its split. Test images: {tested}",
             *_same_vector_note(Z, class_names),
@@ -97,7 +97,7 @@ def read_class_names(data_root: Path) -> dict[str, tuple[str, ...]]:
             f"missing: {paths[0]}, or {paths[1].name} beside it\n{where_to_get('imagenet', data_root)}"
         )
     names = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(read_text(path).splitlines(), 1):
         if not line.strip():
             continue
         wnid, _, rest = line.replace("\t", " ").partition(" ")
@@ -148,12 +148,6 @@ def draw(root: Path, files: dict[str, list[str]], seed: int) -> tuple[dict[str, 
         test_seen, test_unseen = chosen(another), chosen(tenth[is_unseen[tenth]])
         tested = "a tenth of train/ (there is no val/), which released backbones were trained on"
     return {"trainval": trainval, "test_seen": test_seen, "test_unseen": test_unseen}, tested
-
-
-def _part_note(classes: int) -> tuple[str, ...]:
-    if classes == CLASSES:
-        return ()
-    return (f"not the whole of ImageNet: {classes} of {CLASSES} classes; results do not compare with published ones",)
 
 
 def _same_vector_note(Z: Tensor, class_names: tuple[str, ...]) -> tuple[str, ...]:

@@ -1,6 +1,5 @@
 """From image files to tensors: read, resize to a square; and normalise as ImageNet models expect, on any device."""
 
-import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -12,6 +11,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from ..machine import CORES
 from ..messages import listing
 from .base import ImageSource
 
@@ -101,7 +101,9 @@ def resize(image: Image.Image, size: int) -> Image.Image:
 
 def normalise(images: Tensor) -> Tensor:
     """Images (..., 3, H, W) uint8 to float32 in [0, 1], minus ImageNet's mean, over its deviation."""
-    mean, std = (torch.tensor(v, device=images.device).view(3, 1, 1) for v in (IMAGENET_MEAN, IMAGENET_STD))
+    mean, std = (  # not made there, for which the host would wait
+        torch.tensor(v).view(3, 1, 1).to(images.device, non_blocking=True) for v in (IMAGENET_MEAN, IMAGENET_STD)
+    )
     return images.float().div_(255).sub_(mean).div_(std)
 
 
@@ -152,7 +154,7 @@ def require_decodable(images: ImageSource) -> None:
             return f"{images.name(i)} ({error})"
         return None
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow decodes outside the interpreter's lock
+    with ThreadPoolExecutor(CORES) as pool:  # Pillow decodes outside the interpreter's lock
         broken = list(filter(None, pool.map(problem, range(len(images)))))
     if broken:
         raise ValueError(

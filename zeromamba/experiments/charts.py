@@ -14,7 +14,7 @@ from ..figures.run import Run
 from ..figures.style import COLOURS, MARKERS, new_figure
 from ..paper import PRINTED_METRICS
 from ..protocol import RESULT, final_checkpoint, seed_folder
-from ..report import METRICS, incomparable, mean_and_deviation
+from ..report import METRICS, mean_and_deviation
 from .grids import REDUCED_NOTE, ChartName, Experiment
 from .run import Cell
 from .tables import how_chosen, printed_row
@@ -125,7 +125,7 @@ def _percent(cell: Cell, metric: str) -> tuple[float, float]:
 
 
 def _mark(experiment: Experiment, cells: list[Cell]) -> str:
-    partial = {cell.data.name: incomparable(cell.settings, cell.data) for cell in cells}
+    partial = {cell.data.name: cell.data.incomparable for cell in cells}
     notes = [REDUCED_NOTE] if experiment.reduced else []
     notes += [f"{name}: {note}." for name, note in partial.items() if note]
     return "".join(f"{note} " for note in notes)

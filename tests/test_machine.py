@@ -1,9 +1,9 @@
-"""What a run's folder says of where its numbers come from."""
+"""What a run says of where its numbers come from."""
 
 import re
 import subprocess
 
-from zeromamba.runs import commit_of
+from zeromamba.machine import commit_of
 
 
 def test_a_run_names_the_commit_and_whether_the_code_was_changed_since(tmp_path):
@@ -12,7 +12,7 @@ def test_a_run_names_the_commit_and_whether_the_code_was_changed_since(tmp_path)
 
     package = tmp_path / "zeromamba"
     package.mkdir()
-    (package / "runs.py").write_text("1")
+    (package / "machine.py").write_text("1")
     git("init", "-q")
     assert commit_of(package) is None, "installed in a repository of something else"
     git("add", ".")
@@ -21,7 +21,7 @@ def test_a_run_names_the_commit_and_whether_the_code_was_changed_since(tmp_path)
     assert re.fullmatch("[0-9a-f]{40}", commit)
     (tmp_path / "elsewhere").write_text("2")
     assert commit_of(package) == commit
-    for file in (tmp_path / "train.py", package / "runs.py"):
+    for file in (tmp_path / "train.py", package / "machine.py"):
         file.write_text("2")
         assert commit_of(package) == f"{commit}+changes"
         file.write_text("1")
