@@ -15,8 +15,8 @@ import tyro
 from rich.console import Console
 
 from zeromamba import report
-from zeromamba.build import build_model, load_data_sets, missing_weights, restore_model
-from zeromamba.checkpoint import RELEASED_SUFFIX, Checkpoint, adopt_released, adoptable_gamma, load_checkpoint
+from zeromamba.build import build_model, load_data_sets, load_trained, missing_weights
+from zeromamba.checkpoint import RELEASED_SUFFIX, Checkpoint, load_checkpoint
 from zeromamba.data import ZSLData
 from zeromamba.entry import errors_in_one_line, expand_home
 from zeromamba.files import write_json, write_text
@@ -85,19 +85,6 @@ def prepare_training(command: CommandLine, settings: Settings, device: torch.dev
     return open_run(folder, settings, data, device), data, folder
 
 
-def prepare_evaluation(
-    path: Path, checkpoint: Checkpoint | None, settings: Settings
-) -> tuple[Checkpoint, ZeroShotModel, ZSLData]:
-    """A checkpoint, ours or (None) the released code's at `path`, its model, and the data to measure it on."""
-    missing = [] if path.is_file() else [f"--eval {path}: there is no such file"]
-    if not checkpoint and not missing:
-        adoptable_gamma(path, settings)  # before an image is decoded
-    (data,) = load_data_sets([settings], missing)
-    checkpoint = checkpoint or adopt_released(path, settings, data)
-    checkpoint.check_fits(data)
-    return checkpoint, restore_model(checkpoint, settings), data
-
-
 def train(settings: Settings, data: ZSLData, folder: Path, device: torch.device) -> None:
     """One run over all seeds, ending with the table."""
     print(f"run folder: {folder}")
@@ -155,7 +142,7 @@ def main(argv: list[str] | None = None) -> None:
         device = pick_device(settings.device)
         check_scan(settings, device)
         if command.eval:
-            measured, model, data = prepare_evaluation(command.eval, checkpoint, settings)
+            measured, model, data = load_trained(command.eval, checkpoint, settings)
             if command.out:
                 make_output_folder(command.out, "evaluation.json", "evaluation.txt", "evaluation_scores.npz")
         else:

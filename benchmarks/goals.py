@@ -1,4 +1,4 @@
-"""The goals of the issue "How fast", each held against what was measured."""
+"""The goals of docs/scan.md, each held against what was measured."""
 
 import math
 from collections.abc import Callable, Iterable, Sequence

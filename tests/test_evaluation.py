@@ -117,6 +117,13 @@ def test_ausuc_of_a_known_curve():
     assert won_first.best().H == 1
 
 
+def test_where_S_and_U_change_at_the_same_gamma_the_curve_is_a_straight_line():
+    """Between the two points, (0, 1) and (1, 0), no gamma leads to any other."""
+    curve = seen_unseen_curve(np.array([[0.7, 0.3]] * 2), np.array([0, 1]), np.array([True, False]))
+    assert (curve.S.tolist(), curve.U.tolist()) == ([1, 0], [0, 1])
+    assert curve.ausuc == 0.5
+
+
 def test_evaluate_reports_czsl_among_unseen_candidates_only():
     logits = np.array([[5.0, 1, 0], [9, 1, 2], [9, 3, 2]])  # all three look like the seen class 0
     result = evaluate(logits, np.array([0, 2, 1]), np.array([True, False, False]), ["ant", "bee", "cat"], gamma=0.0)

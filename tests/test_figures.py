@@ -9,19 +9,20 @@ from unittest.mock import Mock
 import numpy as np
 import pytest
 import torch
+from checkpoints import save_untrained
 from PIL import Image
 from shared import DATA
 from torch import nn
 
 import train
-from zeromamba import figures
-from zeromamba.build import build_model, load_data_sets
-from zeromamba.checkpoint import Record, load_checkpoint, save_checkpoint
+from zeromamba import build, figures
+from zeromamba.build import load_data_sets
+from zeromamba.checkpoint import load_checkpoint
 from zeromamba.data import ImageDataset, normalise
 from zeromamba.figures import run as run_module
 from zeromamba.figures.__main__ import main
 from zeromamba.measuring import loader, represent
-from zeromamba.settings import Settings
+from zeromamba.settings import Settings, preset
 
 try:
     figures.require_packages()
@@ -66,8 +67,8 @@ def texts(figure):
     return " ".join(" ".join(artist.get_text() for artist in figure.findobj(lambda a: hasattr(a, "get_text"))).split())
 
 
-def assert_drawn(name, checkpoint, file):
-    main([name, str(checkpoint), "--out", str(file), "--device", "cpu"])
+def assert_drawn(name, checkpoint, file, *options):
+    main([name, str(checkpoint), "--out", str(file), "--device", "cpu", *options])
     with Image.open(file) as picture:
         grey = np.asarray(picture.convert("L"))
     assert min(grey.shape) > 300
@@ -84,10 +85,12 @@ def test_each_figure_is_one_command_that_writes_a_picture(name, checkpoint, tmp_
 
 @pytest.mark.skipif(not (DATA / "AWA2").is_dir(), reason=f"no photographs in {DATA}")
 def test_each_figure_is_drawn_of_photographs(tmp_path):
-    small = ("--preset", "small", "--epochs", "1", "--workers", "0", "--device", "cpu")
-    train.main(["--dataset", "awa2", "--data-root", str(DATA), "--out", str(tmp_path / "run"), *small])
+    settings = replace(preset("awa2", "small"), data_root=DATA, workers=0)
+    (data,) = load_data_sets([replace(settings, check_images=False)])
+    checkpoint = save_untrained(tmp_path / "model.safetensors", settings, data)
+    few = {"tsne": ("--per-class", "5"), "erf": ("--images", "5")}
     for name in FIGURES:
-        assert_drawn(name, tmp_path / "run/seed-0/model.safetensors", tmp_path / f"{name}.png")
+        assert_drawn(name, checkpoint, tmp_path / f"{name}.png", *few.get(name, ()))
 
 
 @pytest.mark.parametrize("suffix", ["pdf", "svg"])
@@ -221,10 +224,7 @@ def test_backbones_of_other_runs_are_measured_on_the_same_images_and_described(c
         figure = command.draw(run)
         return figure, [axes.images[0].get_array() for axes in figure.axes[:-1]]  # the last is the colour bar
 
-    path = tmp_path / "other.safetensors"
-    settings = replace(run.settings, backbone="vim-nano")
-    record = replace(run.checkpoint.record, settings=settings)
-    save_checkpoint(path, build_model(settings, run.data.V), run.data, record)
+    path = save_untrained(tmp_path / "other.safetensors", replace(run.settings, backbone="vim-nano"), run.data)
     _, (_, alone) = shown(ERF(checkpoint, images=5, device="cpu"), run)
     _, (_, other_alone) = shown(ERF(path, images=5, device="cpu"), load_run(Gamma(path, device="cpu")))
     figure, (_, this, other) = shown(ERF(checkpoint, beside=(path,), images=5, device="cpu"), run)
@@ -242,10 +242,9 @@ def test_a_backbone_of_another_data_set_is_not_set_beside(checkpoint, run, tiny,
     (tmp_path / "other" / "unseen.txt").write_text("class 0\nclass 1\n")
     settings = replace(run.settings, dataset=str(tmp_path / "other"))
     (data,) = load_data_sets([settings])
-    record = Record.of(data, settings=settings, seed=0, epoch=1, gamma=0.0, chosen_by="")
-    save_checkpoint(tmp_path / "model.safetensors", run.model, data, record)
+    other = save_untrained(tmp_path / "model.safetensors", settings, data, run.model)
     with pytest.raises(ValueError, match=r"model.safetensors was trained on .*unseen classes"):
-        ERF(checkpoint, beside=(tmp_path / "model.safetensors",), device="cpu").draw(run)
+        ERF(checkpoint, beside=(other,), device="cpu").draw(run)
 
 
 def test_tsne_is_the_same_for_the_same_seed_and_keeps_apart_what_is_apart():
@@ -323,7 +322,7 @@ def test_a_backbone_that_cannot_be_imported_ends_in_a_message(checkpoint, monkey
     def without_timm(*_):
         raise ImportError("DeiT and ViT come from timm")
 
-    monkeypatch.setattr(run_module, "restore_model", without_timm)
+    monkeypatch.setattr(build, "restore_model", without_timm)
     assert "timm" in error_of("gamma", checkpoint)
 
 

@@ -5,17 +5,20 @@ import math
 import re
 import shutil
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from unittest.mock import Mock
 
 import pytest
 import torch
+from checkpoints import save_untrained
 
 from zeromamba.build import build_model
-from zeromamba.checkpoint import Record, load_checkpoint, save_checkpoint
+from zeromamba.checkpoint import load_checkpoint
 from zeromamba.data import ImageDataset, ImageFiles, load_dataset
 from zeromamba.evaluation import per_class_accuracy
 from zeromamba.measuring import score_split
+from zeromamba.model import ZeroShotModel
 from zeromamba.predict import Classes, main, predict
 from zeromamba.protocol import final_split
 from zeromamba.settings import preset
@@ -33,9 +36,8 @@ def made(tiny, tmp_path_factory):
     data = load_dataset(str(tiny), tiny, seed=0)
     torch.manual_seed(0)
     model = build_model(replace(settings, scan="torch"), data.V)
-    record = Record.of(data, settings=settings, seed=0, epoch=1, gamma=GAMMA, chosen_by="")
     path = tmp_path_factory.mktemp("checkpoint") / "model.safetensors"
-    save_checkpoint(path, model, data, record)
+    save_untrained(path, settings, data, model, GAMMA)
     measured = score_split(model, data, final_split(data), settings, torch.device("cpu")).evaluate(GAMMA)
     return data, path, measured
 
@@ -187,6 +189,7 @@ def test_a_gamma_that_is_all_but_1_is_taken_off_in_float64(made):
     unseen = 3 * unit
     logits = torch.tensor([[math.log(1 / unseen - 1), 0.0]])
     model = Mock(return_value=torch.zeros(1, 1), logits=Mock(return_value=logits))
+    model.probabilities = partial(ZeroShotModel.probabilities, model)
     classes = Classes(("seen", "unseen"), torch.ones(2, 1), torch.tensor([True, False]), gamma=1 - 6.5 * unit)
     settings = replace(preset("demo", "small"), precision="float32")
     (prediction,) = predict(model, torch.zeros(1, 3, 4, 4, dtype=torch.uint8), classes, ("a",), settings)

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from .ablations import Baseline, WithoutGRL, WithoutSLP
 from .backbones import REGISTRY, BackboneName, build_backbone
-from .checkpoint import Checkpoint, in_zeromamba
+from .checkpoint import Checkpoint, adopt_released, adoptable_gamma, in_zeromamba
 from .data import ZSLData, load_dataset, require_decodable
 from .data.sources import VMAMBA
 from .messages import listing
@@ -97,7 +97,12 @@ def load_pretrained(model: ZeroShotModel, backbone: BackboneName, path: Path) ->
 
 
 def _format_of(backbone: BackboneName, path: Path) -> Released:
-    """The format of a backbone's weights, after a look that they are there."""
+    """The format of a backbone's released weights.
+
+    Raises:
+        FileNotFoundError: if there is no such file, with where to get it.
+        ValueError: if none were released.
+    """
     entry = REGISTRY[backbone]
     if entry.released is None:
         raise ValueError(
@@ -112,11 +117,39 @@ def _format_of(backbone: BackboneName, path: Path) -> Released:
 
 
 def restore_model(checkpoint: Checkpoint, settings: Settings) -> ZeroShotModel:
-    """A checkpoint's model, in evaluation mode; `settings` may differ from its own in what concerns the machine."""
+    """A checkpoint's model, in evaluation mode; `settings` may differ from its own in what concerns the machine.
+
+    Raises:
+        ValueError: if the weights do not fit.
+        ImportError: if the backbone needs a package that cannot be imported.
+    """
     # a model without SLP asks of V (a, v) only how many attributes there are, which Z (c, a) tells too
     model = _assemble(settings, checkpoint.state.get("slp.V", checkpoint.Z.T))
     load_strict(model, checkpoint.state, checkpoint.source)
     return model.eval()
+
+
+def load_trained(
+    path: Path, checkpoint: Checkpoint | None, settings: Settings
+) -> tuple[Checkpoint, ZeroShotModel, ZSLData]:
+    """A trained model with its checkpoint, and the data to measure it on, which are those it was trained on.
+
+    Args:
+        path: where the checkpoint lies.
+        checkpoint: what was read there; None reads a file of the released code.
+        settings: the checkpoint's, but for the data set's place and the machine.
+
+    Raises:
+        FileNotFoundError, ValueError, ImportError: as `load_data_sets`, `adopt_released`, `Checkpoint.check_fits` and
+            `restore_model`.
+    """
+    missing = [] if path.is_file() else [f"{path}: there is no such checkpoint"]
+    if checkpoint is None and not missing:
+        adoptable_gamma(path, settings)  # before an image is decoded
+    (data,) = load_data_sets([settings], missing)
+    checkpoint = checkpoint or adopt_released(path, settings, data)
+    checkpoint.check_fits(data)
+    return checkpoint, restore_model(checkpoint, settings), data
 
 
 def _assemble(settings: Settings, V: Tensor) -> ZeroShotModel:

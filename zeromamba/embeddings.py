@@ -90,16 +90,18 @@ def look_up(word: str, vectors: WordVectors) -> np.ndarray | None:
 
 
 def add_up(words: Sequence[str], vectors: WordVectors) -> tuple[np.ndarray, list[str]]:
-    """The sum of the words' vectors, (v,) float64, and the words that have none."""
+    """The sum of the words' vectors, (v,) float64, and the words that have none.
+
+    A word with hyphens that has none itself is taken for the words between them.
+    """
     total, missing = np.zeros(vectors.vector_size), []
     for word in words:
-        vector = look_up(word, vectors)
-        parts = [look_up(part, vectors) for part in word.split("-") if part] if vector is None else [vector]
-        found = [part for part in parts if part is not None]
-        for part in found:
-            total += part
-        if len(found) < len(parts) or not found:
-            missing.append(word)
+        between = [part for part in word.split("-") if part]
+        for part in [word] if look_up(word, vectors) is not None or not between else between:
+            if (vector := look_up(part, vectors)) is None:
+                missing.append(part)
+            else:
+                total += vector
     return total, missing
 
 

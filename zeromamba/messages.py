@@ -13,6 +13,13 @@ def option(name: str) -> str:
     return f"--{name.replace('_', '-')}"
 
 
+def require_at_least_one(settings: object, *names: str) -> None:
+    """Raise ValueError unless settings of these names are 1 or more."""
+    for name in names:
+        if (value := getattr(settings, name)) < 1:
+            raise ValueError(f"{option(name)} is {value}: expected at least 1")
+
+
 def how_to_install(extra: Extra) -> str:
     """The command that installs an extra. The package is in no registry, so it is given from a clone."""
     return f"pip install -e '.[{extra}]' in your clone of zeromamba"
@@ -39,7 +46,7 @@ def with_near_matches(names: Sequence[str], known: Iterable[str]) -> str:
 def near_matches(names: Iterable[str], known: Iterable[str]) -> dict[str, str]:
     """The names that may be meant for known ones, each with that one.
 
-    That is one which differs in small and capital letters, and in spaces, "_" and "-" for each other, alone.
+    Two names match if they are equal but for case, and for spaces, "_" and "-", which count as the same.
     """
     near = {_plain(name): name for name in known}
     return {name: near[_plain(name)] for name in names if _plain(name) in near}

@@ -62,6 +62,11 @@ class ZeroShotModel(nn.Module):
             psi, Z = F.normalize(psi, dim=-1), F.normalize(Z, dim=-1)
         return self.logit_scale * psi @ Z.T
 
+    def probabilities(self, psi: Tensor, Z: Tensor) -> Tensor:
+        """Class probabilities p (b, c) of (12), of the same; float64, since a gamma that is set against them may be
+        all but 1."""
+        return self.logits(psi, Z).double().softmax(dim=-1)
+
 
 class ZeroMamba(ZeroShotModel):
     """Zero-shot classifier of images by class attributes.

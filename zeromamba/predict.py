@@ -24,7 +24,7 @@ from .data.tables import read_table
 from .entry import errors_in_one_line, expand_home
 from .files import require_writable, write_json
 from .measuring import autocast, pick_device
-from .messages import near_matches, with_near_matches
+from .messages import near_matches, require_at_least_one, with_near_matches
 from .model import ZeroShotModel
 from .settings import Settings
 
@@ -82,7 +82,7 @@ def predict(
     model.eval()
     with autocast(settings, images.device):
         psi = model(normalise(images)).float().cpu()
-    p = model.logits(psi, classes.Z).double().softmax(dim=-1)  # as `evaluate`: gamma may be all but 1
+    p = model.probabilities(psi, classes.Z)
     calibrated = p - classes.gamma * classes.seen.double()
     return [
         Prediction(_ranked(classes.names, p_i, by_i), _ranked(attribute_names, psi_i, psi_i))
@@ -115,10 +115,11 @@ class CommandLine:
     """cpu, cuda, ..."""
 
     def __post_init__(self) -> None:
-        if self.top < 1:
-            raise ValueError(f"--top is {self.top}: expected at least 1")
+        require_at_least_one(self, "top")
         if self.gamma is not None and not math.isfinite(self.gamma):
             raise ValueError(f"--gamma is {self.gamma}: expected a finite number")
+        if self.json and self.json.suffix != ".json":
+            raise ValueError(f"--json {self.json}: expected the name of a file to write that ends in .json")
 
 
 def candidates(command: CommandLine, checkpoint: Checkpoint) -> Classes:
@@ -214,8 +215,6 @@ def main(argv: list[str] | None = None) -> None:
         pictures = find_pictures(command.pictures)
         model = restore_model(checkpoint, checkpoint.record.settings.anywhere()).to(device)
         if command.json:
-            if command.json.suffix != ".json":
-                raise ValueError(f"--json {command.json}: expected the name of a file to write that ends in .json")
             require_writable(command.json)
         unread = tell(command, classes, name_pictures(model, pictures, checkpoint, classes, device))
     if unread:

@@ -47,7 +47,7 @@ def paper_choice(settings: Settings, data: ZSLData) -> str:
 
 
 def network(settings: Settings) -> str:
-    """The backbone and, where it is not all of ZeroMamba or not as usual, what is built on it and how it began."""
+    """The backbone; in brackets what differs from a whole ZeroMamba on ImageNet-1K weights of which all is trained."""
     entry = REGISTRY[settings.backbone]
     notes: list[str] = []
     if settings.components != "full":
@@ -60,7 +60,10 @@ def network(settings: Settings) -> str:
 
 
 def choices(chosen_by: Iterable[tuple[str, str]]) -> str:
-    """How epochs and gammas were chosen, of pairs (what a result is of, its `chosen_by`); whose, where these differ."""
+    """How epochs and gammas were chosen, from pairs of a result's name and its `chosen_by`.
+
+    Where the texts differ, each follows the names of the results that it holds for.
+    """
     whose: dict[str, list[str]] = {}
     for name, text in chosen_by:
         whose.setdefault(text, []).append(name)

@@ -18,7 +18,7 @@ Components = Literal["full", "without-slp", "without-grl", "baseline"]
 
 @dataclass(frozen=True)
 class Rules:
-    """What is repeated of the released training code; how epoch and gamma are chosen is `protocol.py`'s."""
+    """Which habits of the released training code a protocol keeps; how it chooses epoch and gamma: `protocol.py`."""
 
     shuffle: bool  # visit the training images in a new order every epoch
     decay_everything: bool  # weight decay on norms, biases, A_log and D too

@@ -124,7 +124,11 @@ def load_safetensors(path: Path) -> tuple[State, dict[str, str]]:
 
 
 def read_torch(path: Path) -> dict[str, Any]:
-    """Unpickle tensors and plain containers only; a file that would run code is refused."""
+    """Unpickle tensors and plain containers only.
+
+    Raises:
+        FileNotFoundError, ValueError: there is no such file, it would run code, or it is damaged.
+    """
     with _existing(path).open("rb") as file:
         try:
             content = torch.load(file, map_location="cpu", weights_only=True)

@@ -7,13 +7,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from checkpoints import save_untrained
 from harmful import Harmful
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import train
-from zeromamba.build import build_model
-from zeromamba.checkpoint import Record, save_checkpoint
 from zeromamba.data import load_dataset
 from zeromamba.settings import preset
 
@@ -119,9 +118,7 @@ def checkpoint(cub, tmp_path):
     cub.write()
     settings = replace(preset("cub", "small"), epochs=1, data_root=cub.root)
     data = load_dataset("cub", cub.root, seed=0)
-    record = Record.of(data, settings=settings, seed=0, epoch=1, gamma=0.1, chosen_by="test")
-    path = tmp_path / "model.safetensors"
-    save_checkpoint(path, build_model(settings, data.V), data, record)
+    path = save_untrained(tmp_path / "model.safetensors", settings, data)
 
     def change(alter):
         with safe_open(path, "pt") as file:

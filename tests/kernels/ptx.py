@@ -53,7 +53,7 @@ STATEMENT = re.compile(r"(?:@(?P<negated>!)?(?P<guard>%p\d+) )?(?P<name>[a-z][\w
 
 
 def fused(a, b, c):
-    """a b + c of float32, rounded once."""
+    """a b + c of float32: the product exact, the sum rounded to float64 and then to float32."""
     return (a.astype(np.float64) * b + c).astype(np.float32)
 
 

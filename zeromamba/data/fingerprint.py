@@ -1,4 +1,4 @@
-"""What tells whether a run or a checkpoint meets the same data that it was made with."""
+"""Digests by which a run or a checkpoint recognises the data that it was made with."""
 
 import hashlib
 import json

@@ -14,8 +14,9 @@ from torch import Tensor
 from ..data import ImageDataset, normalise
 from ..evaluation import Floats, predict
 from ..measuring import autocast
+from ..messages import require_at_least_one
 from ..report import network
-from .run import ClassCommand, Run, at_least_one
+from .run import ClassCommand, Run
 from .style import LINE, new_figure, readable, wrap
 
 LEVELS = np.linspace(0, 1, 256)
@@ -59,7 +60,7 @@ def attention_rows(run: Run, indices: Tensor, attributes: int) -> list[Row]:
             features = model.backbone(normalise(x[None].to(run.device)))
             M = slp.attention(features.map)[0].double().cpu().numpy()
             psi = model.represent(features).float().cpu()
-        p = model.logits(psi, data.Z).double().softmax(dim=-1).numpy()
+        p = model.probabilities(psi, data.Z).numpy()
         (guess,) = predict(p, is_seen.numpy(), run.checkpoint.record.gamma)
         c = int(data.labels[i])
         z, top = data.Z[c], data.Z[c].abs().argsort(descending=True, stable=True)[:attributes].tolist()
@@ -128,7 +129,7 @@ class Attention(ClassCommand):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        at_least_one(self, "attributes")
+        require_at_least_one(self, "attributes")
 
     def draw(self, run: Run) -> Figure:
         """The figure."""

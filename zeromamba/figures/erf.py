@@ -21,9 +21,10 @@ from ..build import build_model
 from ..data import normalise
 from ..evaluation import Floats
 from ..measuring import loader
+from ..messages import require_at_least_one
 from ..model import ZeroShotModel
 from ..report import network
-from .run import Command, Run, at_least_one, load_run
+from .run import Command, Run, load_run
 from .style import new_figure
 
 SHARES = (0.2, 0.3, 0.5, 0.99)  # of the contribution; RepLKNet's thresholds
@@ -95,9 +96,9 @@ class ERF(Command):
     """draws the images"""
 
     def __post_init__(self) -> None:
-        at_least_one(self, "images")
+        require_at_least_one(self, "images")
         if self.image_size is not None:
-            at_least_one(self, "image_size")
+            require_at_least_one(self, "image_size")
 
     def draw(self, run: Run) -> Figure:
         """The figure; prints the shares of pixels that hold shares of the contribution."""

@@ -8,12 +8,12 @@ import tyro
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from ..build import load_data_sets, restore_model
-from ..checkpoint import RELEASED_SUFFIX, Checkpoint, adopt_released, load_checkpoint
+from ..build import load_trained
+from ..checkpoint import RELEASED_SUFFIX, Checkpoint, load_checkpoint
 from ..data import ZSLData
 from ..data.tables import composed
 from ..measuring import pick_device
-from ..messages import option
+from ..messages import require_at_least_one
 from ..model import ZeroShotModel
 from ..report import network, variant
 from ..settings import PAPER_GAMMA, Settings, preset
@@ -89,8 +89,7 @@ class ClassCommand(Command):
     """draws all that is random"""
 
     def __post_init__(self) -> None:
-        at_least_one(self, "count")
-        at_least_one(self, "per_class")
+        require_at_least_one(self, "count", "per_class")
 
     def pick(self, data: ZSLData, pool: Tensor) -> Tensor:
         """Image indices out of `pool`, class by class; none where the named classes have no image in it.
@@ -110,12 +109,6 @@ class ClassCommand(Command):
         return torch.cat([i[torch.randperm(len(i), generator=generator)[: self.per_class]] for i in images])
 
 
-def at_least_one(command: Command, name: str) -> None:
-    """Raise ValueError unless an option of a command is 1 or more."""
-    if getattr(command, name) < 1:
-        raise ValueError(f"{option(name)} is {getattr(command, name)}: expected at least 1")
-
-
 def load_run(command: Command) -> Run:
     """Read a checkpoint and its data set, and build its model.
 
@@ -123,28 +116,19 @@ def load_run(command: Command) -> Run:
         FileNotFoundError, ValueError: for whatever is missing or does not fit, naming it.
         ImportError: if the backbone needs a package that cannot be imported.
     """
-    device = pick_device(command.device)
-    if command.checkpoint.suffix == RELEASED_SUFFIX:
-        if command.dataset not in PAPER_GAMMA:
-            raise ValueError(
-                f"{command.checkpoint} does not say on what it was trained: give --dataset cub, sun or awa2"
-            )
-        settings, data = _data(replace(preset(command.dataset, "paper"), protocol="paper"), command)
-        checkpoint = adopt_released(command.checkpoint, settings, data)
+    device, path = pick_device(command.device), command.checkpoint
+    checkpoint = None if path.suffix == RELEASED_SUFFIX else load_checkpoint(path)
+    if checkpoint:
+        trained = checkpoint.record.settings
+    elif command.dataset in PAPER_GAMMA:
+        trained = replace(preset(command.dataset, "paper"), protocol="paper")
     else:
-        checkpoint = load_checkpoint(command.checkpoint)
-        settings, data = _data(checkpoint.record.settings, command)
-        checkpoint.check_fits(data)
-    model = restore_model(checkpoint, settings).to(device)
-    return Run(checkpoint, settings, data, model, device)
-
-
-def _data(settings: Settings, command: Command) -> tuple[Settings, ZSLData]:
+        raise ValueError(f"{path} does not say on what it was trained: give --dataset cub, sun or awa2")
     settings = replace(
-        settings.anywhere(),
-        dataset=command.dataset or settings.dataset,
-        data_root=command.data_root or settings.data_root,
+        trained.anywhere(),
+        dataset=command.dataset or trained.dataset,
+        data_root=command.data_root or trained.data_root,
         check_images=False,  # whichever are drawn are decoded then, and named if they cannot be
     )
-    (data,) = load_data_sets([settings])
-    return settings, data
+    checkpoint, model, data = load_trained(path, checkpoint, settings)
+    return Run(checkpoint, settings, data, model.to(device), device)

@@ -1,6 +1,6 @@
 """The selective scan as the equations read: one plain loop over tokens, gradients by autograd.
 
-Nothing is saved here; every other implementation is held against this one, in float64.
+Written for clarity, not for speed or memory: every other implementation is tested against this one, in float64.
 """
 
 import math

@@ -29,7 +29,8 @@ def selective_scan(
     Args:
         u, delta: (b, d, l), at least 1 of every axis; dt is delta, plus delta_bias, through softplus if delta_softplus.
         A: (d, n), at most 0.
-        B, C: (b, n, l), or (b, g, n, l) for g groups of d / g channels, scanned one after another: for few groups.
+        B, C: (b, n, l), or (b, g, n, l) for g groups of d / g channels. Each group is a scan of its own, one after
+            another, so this suits few groups.
         D, delta_bias: (d,).
         z: (b, d, l). The product with silu(z) is PyTorch's, whose backward keeps 10 bytes an element in half precision.
         return_last_state: return the state after the last token too.

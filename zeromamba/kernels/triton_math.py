@@ -20,7 +20,7 @@ import triton
 import triton.language as tl
 
 LOG2E = tl.constexpr(1.4426950408889634)
-# Below this |dt A|, expm1(dt A) is a polynomial, since exp(dt A) - 1 would cancel: to 1e-7 of it, and to 4e-6.
+# Below this |dt A|, expm1(dt A) is a polynomial (exp(dt A) - 1 would cancel), to 1e-7 (PRECISE) or 4e-6 of itself.
 SMALL = tl.constexpr(0.5)
 SMALL_HALF = tl.constexpr(0.0625)
 BLOCK_L = 16  # tokens of a chunk: the least tile of a tensor core, and what a thread holds of each channel
@@ -31,7 +31,7 @@ DEEP_HALF = tl.constexpr(16)
 DEEP_PRECISE = tl.constexpr(8 if tuple(map(int, triton.__version__.split(".")[:2])) >= (3, 8) else 16)
 # Triton's interpreter, whose tl.dot takes bfloat16 for integers, and which cannot broadcast a mask of one element.
 INTERPRETED = tl.constexpr(os.environ.get("TRITON_INTERPRET") == "1")
-LEVELS = tl.constexpr(4)  # halvings of a chunk down to a token
+LEVELS = tl.constexpr(BLOCK_L.bit_length() - 1)  # halvings of a chunk down to a token
 
 
 @triton.jit

@@ -57,7 +57,11 @@ def file() -> Path:
 
 
 def config_for(device: torch.device) -> Config:
-    """The choice for a device: the tuned one of its card, or the one that ships."""
+    """The choice for a device: the tuned one of its card, or the one that ships.
+
+    Raises:
+        ValueError: if the file of tuned choices is damaged.
+    """
     if device.type != "cuda":
         return SHIPPED
     return _kept().get(torch.cuda.get_device_name(device), SHIPPED)
