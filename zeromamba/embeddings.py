@@ -92,16 +92,18 @@ def look_up(word: str, vectors: WordVectors) -> np.ndarray | None:
 def add_up(words: Sequence[str], vectors: WordVectors) -> tuple[np.ndarray, list[str]]:
     """The sum of the words' vectors, (v,) float64, and the words that have none.
 
-    A word with hyphens that has none itself is taken for the words between them.
+    A word with hyphens that has none itself is taken for the words between them, if one of these has one.
     """
     total, missing = np.zeros(vectors.vector_size), []
     for word in words:
-        between = [part for part in word.split("-") if part]
-        for part in [word] if look_up(word, vectors) is not None or not between else between:
+        parts = [word] if look_up(word, vectors) is not None else [part for part in word.split("-") if part]
+        lacking = []
+        for part in parts:
             if (vector := look_up(part, vectors)) is None:
-                missing.append(part)
+                lacking.append(part)
             else:
                 total += vector
+        missing += [word] if len(lacking) == len(parts) else lacking
     return total, missing
 
 
