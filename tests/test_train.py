@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -199,6 +200,14 @@ BEST_ON_TEST = "best epochs on test images (one for CZSL, another for U, S, H an
 )
 def test_how_a_number_was_chosen(settings, label):
     assert settings.chosen_by == label
+
+
+def test_a_model_trained_on_a_larger_machine_is_used_with_what_this_one_has():
+    far = Settings(device="cuda:7", scan="triton", grad_checkpoint=True, workers=1000)
+    here = far.anywhere()
+    assert (here.device, here.scan, here.grad_checkpoint) == ("auto", "auto", False)
+    assert here.workers == Settings.workers
+    assert replace(far, workers=0).anywhere().workers == 0
 
 
 def test_a_gamma_given_by_hand_is_nowhere_said_to_be_chosen(tiny, tmp_path, capsys):

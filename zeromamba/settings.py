@@ -155,7 +155,8 @@ class Settings:
 
     def anywhere(self) -> "Settings":
         """These, for using a model that may have been trained on another machine."""
-        return replace(self, device="auto", scan="auto", grad_checkpoint=False)
+        workers = min(self.workers, Settings.workers)
+        return replace(self, device="auto", scan="auto", grad_checkpoint=False, workers=workers)
 
     def fixed_gamma(self) -> float | None:
         """The gamma that is given rather than chosen on validation classes; None where it is to be chosen.
