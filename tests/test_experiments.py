@@ -294,6 +294,6 @@ def test_a_caption_names_the_finished_seeds_and_every_part_of_a_data_set(tiny, t
     (tmp_path / "mine/seed-1/result.json").write_text(json.dumps(result))
     figure = charts.draw(REDUCED["figure6"], cells, torch.device("cpu"))[""]
     text = " ".join(" ".join(t.get_text() for t in figure.findobj(lambda a: hasattr(a, "get_text"))).split())
-    assert "Seeds 1; protocol: chosen somehow." in text
+    assert "Seeds 1; variant released; protocol: chosen somehow." in text
     assert "cub: not the whole of CUB: 7 classes; results do not compare with published ones." in text
     assert "mine:" not in text

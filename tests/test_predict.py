@@ -178,9 +178,13 @@ def test_a_home_folder_is_found(made, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("folder", ["images", ""])
-def test_pictures_in_subfolders_are_told(folder, made, tiny):
-    with pytest.raises(SystemExit, match=rf"no pictures .*; subfolders have some: give {tiny / 'images'}/\*$"):
+def test_pictures_in_subfolders_are_told(folder, made, tiny, tmp_path, capsys):
+    with pytest.raises(SystemExit, match=rf"no pictures .*; subfolders have pictures: give {tiny / 'images'}/\*$"):
         main([str(made[1]), str(tiny / folder)])
+    shutil.copytree(tiny / "images", tmp_path / "images")
+    shutil.copy(next(tmp_path.glob("images/*/*")), tmp_path / "images")
+    main([str(made[1]), str(tmp_path / "images")])
+    assert f"note: subfolders have pictures: give {tmp_path / 'images'}/*\n" in capsys.readouterr().err
 
 
 def test_a_gamma_that_is_all_but_1_is_taken_off_in_float64(made):
@@ -218,7 +222,7 @@ def test_a_table_of_classes_that_does_not_fit(made, tiny, tmp_path, lines, told)
         (("--top", "0"), "--top is 0"),
         (("--gamma", "nan"), "--gamma is nan: expected a finite number"),
         (("--classes", "nowhere.csv"), "nowhere.csv: no such table"),
-        ((__file__, "--json", __file__), "test_predict.py: expected the name of a file to write that ends in .json"),
+        ((__file__, "--json", "x.py"), "--json x.py: expected the name of a file"),
     ],
 )
 def test_errors_before_anything_is_computed(made, tmp_path, capsys, arguments, told):

@@ -138,10 +138,14 @@ def test_a_killed_run_goes_on_to_the_same_bits(step, finished, tiny, tmp_path, c
     assert (2, 99.0) not in losses
 
 
-def test_a_finished_run_is_not_repeated(finished, capsys):
-    out, _ = finished
+def test_a_finished_run_is_not_repeated(finished, tmp_path, capsys):
+    out = shutil.copytree(finished[0], tmp_path / "run")
     before = (out / "seed-0" / "model.safetensors").stat().st_mtime_ns
+    left = [out / "seed-0" / name for name in ("final/state.pt", "final/.state.pt.9.tmp", ".model.safetensors.9.tmp")]
+    for file in left:
+        file.touch()  # as a kill at the right moment leaves them
     main("--resume", out)
+    assert not any(file.exists() for file in left)
     assert f"seed 0: finished before, read from {out / 'seed-0' / 'result.json'}" in capsys.readouterr().out
     assert (out / "seed-0" / "model.safetensors").stat().st_mtime_ns == before
 

@@ -108,7 +108,7 @@ class Checkpoint:
         if different := differences(record.data, {part: now[part] for part in TRAINED_ON}):
             raise ValueError(
                 f"{self.source} was trained on {record.dataset!r} when it was another: {different} differ from what "
-                f"{data.name!r} is now, and images it was trained on might count as test images: restore the data set"
+                f"{data.name!r} is now, and a measurement on it would not be one of this training: restore the data set"
             )
 
 
@@ -179,7 +179,10 @@ def adoptable_gamma(path: Path, settings: Settings) -> float:
     """
     gamma = settings.fixed_gamma()
     if gamma is None:
-        raise ValueError(f"{path} says nothing of gamma: give --gamma, or --protocol paper for the published one")
+        raise ValueError(
+            f"{path} says neither on what it was trained nor gamma: give --dataset cub, sun or awa2, and --protocol "
+            "paper for the published gamma, or --gamma"
+        )
     if settings.variant != "released":
         raise ValueError(f"{path} is a checkpoint of the released code: it needs --variant released")
     return gamma

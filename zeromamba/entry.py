@@ -36,9 +36,11 @@ def errors_in_one_line(
     # Slurm, Docker and `timeout` end a job so; PyTorch's processes that read images have a handler of their own
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        for stream in (sys.stdout, sys.stderr):
-            if isinstance(stream, io.TextIOWrapper):  # a file's name may be no text in the terminal's encoding
-                stream.reconfigure(errors="backslashreplace")
+        for name in ("stdout", "stderr"):
+            if getattr(sys, name) is None:  # closed, as for a daemon
+                setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w"))
+            if isinstance(stream := getattr(sys, name), io.TextIOWrapper):
+                stream.reconfigure(errors="backslashreplace")  # a file's name may be no text in the terminal's encoding
         yield
         sys.stdout.flush()  # which Python would do too late
     except KeyboardInterrupt:

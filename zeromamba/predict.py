@@ -24,7 +24,7 @@ from .data.tables import read_table
 from .entry import errors_in_one_line, expand_home
 from .files import require_writable, write_json
 from .measuring import autocast, pick_device
-from .messages import near_matches, require_at_least_one, with_near_matches
+from .messages import listing, near_matches, require_at_least_one, with_near_matches
 from .model import ZeroShotModel
 from .settings import Settings
 
@@ -143,7 +143,7 @@ def candidates(command: CommandLine, checkpoint: Checkpoint) -> Classes:
 
 
 def find_pictures(given: tuple[Path, ...]) -> list[Path]:
-    """Files as they are given, and those in given folders, in the order of their names.
+    """Files as they are given, and those in given folders, in the order of their names; notes if subfolders have more.
 
     Raises:
         FileNotFoundError: if there is no picture.
@@ -151,11 +151,15 @@ def find_pictures(given: tuple[Path, ...]) -> list[Path]:
     pictures = []
     for path in given:
         pictures += sorted(filter(is_image, path.iterdir())) if path.is_dir() else [path]
+    inner = {file.parents[1] for folder in given for file in folder.glob("*/**/*") if is_image(file)}
+    hint = (
+        f"subfolders have pictures: give {listing((f'{folder}/*' for folder in sorted(inner)), ' ')}" if inner else ""
+    )
     if not pictures:
         among = ", ".join(map(str, given)) or "nothing"
-        below = next((file for folder in given for file in sorted(folder.rglob("*")) if is_image(file)), None)
-        hint = f"; subfolders have some: give {below.parents[1]}/*" if below else ""
-        raise FileNotFoundError(f"no pictures ({' '.join(SUFFIXES)}) among {among}{hint}")
+        raise FileNotFoundError("; ".join(filter(None, (f"no pictures ({' '.join(SUFFIXES)}) among {among}", hint))))
+    if hint:
+        print(f"note: {hint}", file=sys.stderr)
     return pictures
 
 

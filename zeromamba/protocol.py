@@ -20,7 +20,7 @@ from .build import build_model
 from .checkpoint import Record, save_checkpoint
 from .data import ZSLData, validation_split
 from .evaluation import Evaluation
-from .files import read_json, write_json
+from .files import TEMPORARY, read_json, write_json
 from .machine import versions
 from .measuring import Scores, Split, score_split
 from .settings import ProtocolName, Settings
@@ -77,14 +77,14 @@ class SeedRun:
     def result(self) -> dict[str, Any]:
         """Run what is not done yet, and return the result, as `finished` gives it."""
         file = self.folder / RESULT
-        if (before := finished(self.folder)) is not None:
+        if (result := finished(self.folder)) is not None:
             print(f"seed {self.seed}: finished before, read from {file}")
-            return before
-        run = self._paper if self.settings.protocol == "paper" else self._validation
-        result = {"seed": self.seed, "versions": versions(self.device), **run()}
-        write_json(file, result)
-        for state in self.folder.glob("*/*state.pt*"):  # and what a kill in mid-writing left
-            state.unlink()
+        else:
+            run = self._paper if self.settings.protocol == "paper" else self._validation
+            result = {"seed": self.seed, "versions": versions(self.device), **run()}
+            write_json(file, result)
+        for left in (*self.folder.glob("*/state.pt"), *self.folder.rglob(TEMPORARY)):  # the latter by a kill
+            left.unlink()
         return result
 
     def _validation(self) -> dict[str, Any]:

@@ -11,7 +11,6 @@ from rich.table import Table
 
 from .backbones import REGISTRY
 from .data import ZSLData
-from .messages import listing
 from .paper import PRINTED_METRICS, main_result
 from .settings import PAPER_GAMMA, Settings
 
@@ -62,14 +61,13 @@ def network(settings: Settings) -> str:
 def choices(chosen_by: Iterable[tuple[str, str]]) -> str:
     """How epochs and gammas were chosen, from pairs of a result's name and its `chosen_by`.
 
-    Where the texts differ, each follows the names of the results that it holds for.
+    Where the texts differ, the most frequent one comes first, and each other after the names that it holds for.
     """
     whose: dict[str, list[str]] = {}
     for name, text in chosen_by:
         whose.setdefault(text, []).append(name)
-    if len(whose) == 1:
-        return next(iter(whose))
-    return "; ".join(f"{listing(names)}: {text}" for text, names in whose.items())
+    most, *others = sorted(whose, key=lambda text: -len(whose[text])) or [""]
+    return "; ".join([most, *(f"of {', '.join(whose[text])}: {text}" for text in others)])
 
 
 def variant(settings: Settings) -> str:

@@ -176,7 +176,7 @@ def test_released_checkpoint_without_a_gamma(cub, error_of, tmp_path):
     cub.write()
     path = tmp_path / "CUB_bestGZSL.pth"
     path.touch()
-    assert "give --gamma" in error_of("--eval", path)
+    assert "gamma: give --dataset cub, sun or awa2, and --protocol paper" in error_of("--eval", path)
 
 
 def test_what_is_no_checkpoint(cub, error_of, tmp_path):

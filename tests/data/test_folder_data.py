@@ -132,7 +132,7 @@ def edit(path, old, new):
         ("unseen.txt", "elk", "bee", r"unseen\.txt: 'bee' is there more than once"),
         ("unseen.txt", "elk\nbee", "", r"unseen\.txt is empty"),
         ("unseen.txt", "elk", "\n".join(n for n in COUNTS if n != "bee"), r"unseen\.txt lists every class"),
-        ("unseen.txt", "elk", "elk\nfox\nant", "2 seen classes: expected at least 3"),
+        ("unseen.txt", "elk", "elk\nfox\nant", r"unseen\.txt leaves 2 seen classes, expected at least 3"),
     ],
 )
 def test_mistake_in_a_text_file(pets, file, old, new, message):
@@ -154,6 +154,23 @@ def test_what_hardly_tells_classes_apart_is_noted(pets):
     edit(pets / "attributes.csv", "bee,6,2,.5", "bee,6,0,.5")
     edit(pets / "attributes.csv", "elk,4,1,3", "elk,4,0,5")
     assert any("all classes have the same number in 'wings', so" in note for note in load(pets).notes)
+
+
+def test_a_table_as_excel_may_begin_and_break_it(tmp_path):
+    path = tmp_path / "attributes.csv"
+    path.write_text("sep=,\nclass,legs\nfox,4\n")
+    columns, rows = read_table(path, header=True)
+    assert (columns, list(rows)) == (("legs",), ["fox"])
+    path.write_text('class,"legs\nfox,4\nant,6\n')
+    with pytest.raises(ValueError, match=r"attributes\.csv has 1 lines, expected .*: a quotation mark is not closed"):
+        read_table(path, header=True)
+
+
+def test_a_constant_that_scaling_turns_into_a_difference_is_not_called_useless(pets):
+    sizes = "".join(f'"{folder.name}",{k + 1},1\n' for k, folder in enumerate(sorted((pets / "images").iterdir())))
+    (pets / "attributes.csv").write_text(f"class,size,bias\n{sizes}", encoding="utf-8")
+    (pets / "word_vectors.csv").unlink(missing_ok=True)
+    assert not any("'bias'" in note for note in load(pets).notes)
 
 
 @pytest.mark.parametrize("name", ["attributes.csv", "unseen.txt"])

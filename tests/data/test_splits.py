@@ -62,7 +62,7 @@ def test_a_data_set_that_leaves_nothing_to_validate_with_is_refused_when_it_is_l
 @given(count=st.integers(3, 60), seed=st.integers(0, 9))
 def test_validation_classes_leave_enough_to_train_on(count, seed):
     seen = torch.arange(count) * 3
-    chosen, source = choose_validation_classes(seen, seed)
+    chosen, source = choose_validation_classes(seen, seed, "here")
     assert torch.isin(chosen, seen).all()
     assert len(chosen.unique()) == len(chosen) == max(-(-count // 5), min(2, count - 2))
     assert count - len(chosen) >= 2

@@ -121,16 +121,18 @@ def validation_split(data: ZSLData, seed: int) -> ValidationSplit:
     return ValidationSplit(train, val_seen, data.trainval[is_val].sort().values)
 
 
-def choose_validation_classes(seen: Tensor, seed: int) -> tuple[Tensor, str]:
+def choose_validation_classes(seen: Tensor, seed: int, source: str) -> tuple[Tensor, str]:
     """A random fifth of the seen classes, at least 2 where that leaves 2 to train on, and what to call it.
+
+    Errors name `source`, the file that says which classes are seen, or their folder.
 
     Raises:
         ValueError: with fewer than 3 seen classes.
     """
     if len(seen) < 3:
         raise ValueError(
-            f"{len(seen)} seen classes: expected at least 3, one of which validation holds out; add classes "
-            "with images that are not in the unseen list"
+            f"{source} leaves {len(seen)} seen classes, expected at least 3, one of which validation holds out: add "
+            "classes with images that are not in the unseen list"
         )
     count = min(max(math.ceil(len(seen) / 5), 2), len(seen) - 2)
     order = torch.randperm(len(seen), generator=torch.Generator().manual_seed(seed))

@@ -132,7 +132,7 @@ def validation_classes(split: ProposedSplit, row: Benchmark, data_root: Path, se
     for source, ids in (own, ("the classes of val_loc in att_splits.mat", split.val_loc_classes), apart):
         if 2 <= len(ids) <= len(split.seen) - 2:
             return ids, source
-    return choose_validation_classes(split.seen, seed)
+    return choose_validation_classes(split.seen, seed, str(data_root / "xlsa17/data" / row.title))
 
 
 def _listed(folder: Path, split: ProposedSplit) -> Tensor:

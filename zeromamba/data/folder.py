@@ -57,9 +57,10 @@ def load_folder(folder: Path, *, seed: int, repair_word_vectors: bool) -> ZSLDat
     att = np.stack([rows[name] for name in class_names])
     Z, notes = unit_prototypes(att, class_names, str(table))
     notes += require_distinct(Z, class_names, str(table))
-    constant = [repr(attribute_names[i]) for i in np.flatnonzero(np.ptp(att, axis=0) == 0)]
+    constant = [repr(attribute_names[i]) for i in np.flatnonzero(np.ptp(Z.numpy(), axis=0) < 1e-6)]
     if constant:
-        notes += (f"{table}: all classes have the same number in {listing(constant)}, so it tells none apart",)
+        scaled = f"{table}: with lines of unit length, all classes have the same number in {listing(constant)}"
+        notes += (f"{scaled}, so it tells none apart",)
     if without:
         notes += (f"{table}: classes without a folder of images are left out: {listing(map(repr, without))}",)
     notes += unused_files_note(folder / "images", files)
@@ -84,7 +85,7 @@ def load_folder(folder: Path, *, seed: int, repair_word_vectors: bool) -> ZSLDat
     trainval, test_seen = stratified(of_seen, labels, TEST_SHARE, torch.Generator().manual_seed(seed))
     parts = {"trainval": trainval, "test_seen": test_seen, "test_unseen": test_unseen}
     check_parts(labels, parts, class_names, str(folder))
-    val_classes, val_source = choose_validation_classes(labels[trainval].unique(), seed)
+    val_classes, val_source = choose_validation_classes(labels[trainval].unique(), seed, str(unseen_file))
     return ZSLData(
         name=folder.resolve().name,
         class_names=class_names,

@@ -61,7 +61,7 @@ def load_imagenet(data_root: Path, *, seed: int) -> ZSLData:
     require_files(sources, "")
     check_parts(labels, indices, class_names, str(root))
     seen = labels[indices["trainval"]].unique()
-    val_classes, val_source = choose_validation_classes(seen, seed)
+    val_classes, val_source = choose_validation_classes(seen, seed, str(root))
     return ZSLData(
         name="imagenet",
         class_names=class_names,

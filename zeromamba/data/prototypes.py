@@ -40,7 +40,9 @@ def unit_prototypes(att: np.ndarray, class_names: tuple[str, ...], source: str) 
         raise ValueError(f"{source}: the attributes of class {class_names[int(np.argmax(length))]!r} are too large")
     if not length.all():
         zero = class_names[int(np.argmin(length))]
-        raise ValueError(f"{source}: all attributes of class {zero!r} are zero, so nothing tells what it looks like")
+        raise ValueError(
+            f"{source}: all attributes of class {zero!r} are zero (or next to it): nothing tells what it looks like"
+        )
     notes: tuple[str, ...] = ()
     if abs(length - 1).max() > 1e-3:
         notes = (f"{source}: rows of length {length.min():.3g} to {length.max():.3g} were scaled to unit length",)

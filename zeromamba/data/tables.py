@@ -33,8 +33,14 @@ def read_table(path: Path, *, header: bool) -> tuple[tuple[str, ...], dict[str, 
         lines = [(number, cells) for number, cells in stripped if any(cells)]
     except csv.Error as error:
         raise ValueError(f"{path}: line {reader.line_num}: {error}") from error
+    if lines and lines[0][1][0].lower().startswith("sep="):  # Excel's own, of what separates the columns
+        del lines[0]
     if len(lines) < 1 + header:
-        raise ValueError(f"{path} has {len(lines)} lines, expected {'a header and ' if header else ''}a line or more")
+        quoted = any("\n" in cell for _, cells in lines for cell in cells)
+        raise ValueError(
+            f"{path} has {len(lines)} lines, expected {'a header and ' if header else ''}a line or more"
+            + (": a quotation mark is not closed" if quoted else "")
+        )
     width = len(lines[0][1])
     if width < 2:
         other = next((f"it has {name}, " for sign, name in SEPARATORS.items() if sign in lines[0][1][0]), "")
@@ -49,7 +55,10 @@ def read_table(path: Path, *, header: bool) -> tuple[tuple[str, ...], dict[str, 
         values = [_number(cell) for cell in cells]
         if None in values:
             c = values.index(None)
-            raise ValueError(f"{path}: line {number}, column {c + 2}: {cells[c]!r}, expected a finite number, as 0.78")
+            first = "" if header or number > 1 else " (this file has no line of titles)"
+            raise ValueError(
+                f"{path}: line {number}, column {c + 2}: {cells[c]!r}, expected a finite number, as 0.78{first}"
+            )
         rows[name] = np.array(values, np.float64)
     return columns, rows
 

@@ -14,7 +14,7 @@ from ..figures.run import Run
 from ..figures.style import COLOURS, MARKERS, new_figure
 from ..paper import PRINTED_METRICS
 from ..protocol import RESULT, final_checkpoint, seed_folder
-from ..report import METRICS, mean_and_deviation
+from ..report import METRICS, choices, mean_and_deviation, variant
 from .grids import REDUCED_NOTE, ChartName, Experiment
 from .run import Cell
 from .tables import how_chosen, printed_row
@@ -68,8 +68,8 @@ def sweeps(experiment: Experiment, cells: list[Cell], device: torch.device) -> F
     """Each metric over each swept setting."""
     datasets, settings = _by_dataset(cells), dict.fromkeys(name for row in experiment.rows for name in row.changes)
     shown = (
-        "The values are ours, around those that the paper's text names; everything but the swept setting is the preset "
-        "of the data set; bars: deviation over seeds. Hollow, where the paper prints one: its result, at its setting. "
+        "The values are ours, around those that the paper's text names; nothing but the swept setting varies; bars: "
+        "deviation over seeds. Hollow, where the paper prints one: its result, at its setting. "
     )
     with new_figure(2.4 * len(datasets) + 0.4, _caption(experiment, cells, shown)) as figure:
         grid = figure.subplots(len(datasets), len(settings), squeeze=False)
@@ -103,7 +103,7 @@ def gamma_curves(experiment: Experiment, cells: list[Cell], device: torch.device
             model = restore_model(checkpoint, cell.settings).to(device)
             run = Run(checkpoint, cell.settings, cell.data, model, device)
             curve, chosen = gamma.gamma_curve(run)
-            caption = run.caption(f"{experiment.title}. {_mark(experiment, [cell])}".rstrip())
+            caption = run.caption(f"{experiment.title}. {_mark(experiment, [cell])}{gamma.SHOWN}")
             figures[f"-{cell.data.name}"] = gamma.draw(curve, chosen, caption)
     return figures
 
@@ -133,4 +133,5 @@ def _mark(experiment: Experiment, cells: list[Cell]) -> str:
 
 def _caption(experiment: Experiment, cells: list[Cell], shown: str) -> str:
     seeds = ", ".join(map(str, sorted({result["seed"] for cell in cells for result in cell.results()})))
-    return f"{experiment.title}. {_mark(experiment, cells)}{shown}Seeds {seeds}; protocol: {how_chosen(cells)}."
+    made = choices((cell.data.name, variant(cell.settings)) for cell in cells)
+    return f"{experiment.title}. {_mark(experiment, cells)}{shown}Seeds {seeds}; {made}; protocol: {how_chosen(cells)}."

@@ -78,7 +78,7 @@ def _notes(cells: list[Cell], beside: bool) -> list[str]:
 def how_chosen(cells: list[Cell]) -> str:
     """How epoch and gamma of every finished seed were chosen; of which row and seed, where that differs."""
     return choices(
-        (f"{cell.row.name}, seed {result['seed']}", result["chosen_by"]) for cell in cells for result in cell.results()
+        (f"{cell.row.name} (seed {result['seed']})", result["chosen_by"]) for cell in cells for result in cell.results()
     )
 
 
@@ -157,6 +157,7 @@ def csv_rows(experiment: Experiment, cells: list[Cell]) -> list[dict[str, Any]]:
                 "chosen_epochs": of_seeds(r["epoch"] for r in results),
                 "chosen_epochs_czsl": of_seeds(r.get("epoch_czsl", r["epoch"]) for r in results),
                 "gammas": of_seeds(r["gamma"] for r in results),
+                "chosen_by": how_chosen([cell]),
                 **accuracies,
                 **{f"{m}_printed": getattr(paper, m, None) for m in PRINTED_METRICS},
                 "printed_in": paper and paper.source,

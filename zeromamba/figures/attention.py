@@ -143,7 +143,8 @@ class Attention(ClassCommand):
         if h * w == 1:
             raise ValueError(
                 f"{self.checkpoint}: on {run.settings.image_size} x {run.settings.image_size} pixels "
-                f"{network(run.settings)} sees a single region, on which all attention lies: there is no map to draw"
+                f"{network(run.settings)} sees a single region, on which all attention lies: there is no map to draw; "
+                "train with a larger --image-size"
             )
         shown = (
             f"Test images (drawn with seed {self.seed}); the figure chooses nothing. Beside each, the attention M of "

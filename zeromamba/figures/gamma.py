@@ -12,6 +12,11 @@ from ..protocol import final_split
 from .run import Command, Run
 from .style import BLUE, GREEN, GREY, ORANGE, new_figure
 
+SHOWN = (
+    "U, S: accuracy on unseen and seen classes with all classes as candidates, H: their harmonic mean. Drawn on test "
+    "images after the fact: the figure chooses nothing, the dotted line is the γ of the run."
+)
+
 
 def gamma_curve(run: Run) -> tuple[Curve, GZSL]:
     """The exact seen-unseen curve on the test images, and the accuracies at the run's own gamma."""
@@ -48,8 +53,4 @@ class Gamma(Command):
         """The figure; prints the accuracies at the run's gamma."""
         curve, chosen = gamma_curve(run)
         print(f"gamma {chosen.gamma:.4g}: U {100 * chosen.U:.1f}, S {100 * chosen.S:.1f}, H {100 * chosen.H:.1f}")
-        shown = (
-            "U, S: accuracy on unseen and seen classes with all classes as candidates, H: their harmonic mean. Drawn "
-            "on test images after the fact: the figure chooses nothing, the dotted line is the γ of the run."
-        )
-        return draw(curve, chosen, run.caption(shown))
+        return draw(curve, chosen, run.caption(SHOWN))

@@ -49,7 +49,7 @@ def embed(values: Floats, seed: int) -> Floats:
     """
     if len(values) < 4:
         raise ValueError(
-            f"t-SNE of {len(values)} images: expected at least 4; name more --classes or raise --per-class"
+            f"t-SNE of {len(values)} images: expected at least 4; name more --classes, or raise --per-class or --count"
         )
     if not np.isfinite(values).all():
         raise ValueError("the features are not finite: has the training diverged?")
