@@ -17,7 +17,7 @@ from zeromamba.backbones.local_vim import LocalVim
 from zeromamba.backbones.local_vmamba import LocalVMamba
 from zeromamba.backbones.mamba import RouteScan
 from zeromamba.backbones.vim import Vim
-from zeromamba.kernels import Route
+from zeromamba.kernels import Route, reference, vectorised
 from zeromamba.model import ZeroMamba
 from zeromamba.training import is_undecayed
 from zeromamba.weights import load_strict
@@ -295,3 +295,125 @@ def test_positions_and_class_tokens_are_spared_weight_decay():
     spared = {name for name, p in small("vim").named_parameters() if is_undecayed(name, p)}
     assert {"pos_embed", "cls_token", "blocks.0.mixer.scans.1.A_log", "norm.weight"} <= spared
     assert not spared & {"patch_embed.weight", "blocks.0.mixer.in_proj.weight", "blocks.0.mixer.scans.0.dt_weight"}
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_stochastic_depth_leaves_out_every_branch(name):
+    backbone = small(name, drop_path=0.5).train()
+    for module in backbone.modules():
+        if isinstance(module, DropPath):
+            module.rate = 1 - 1e-9  # no draw is as large
+    features = backbone(torch.randn(2, 3, 48, 48))
+    (features.map.square().mean() + features.pooled.square().mean()).backward()
+    for key, p in backbone.named_parameters():
+        assert p.grad.any() == ("blocks" not in key), key
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_gradient_checkpointing_keeps_less(name):
+    def kept(grad_checkpoint):
+        sizes = []
+
+        def note(v):
+            sizes.append(v.numel())
+            return v
+
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda v: v):
+            small(name, grad_checkpoint=grad_checkpoint)(torch.randn(2, 3, 48, 48))
+        return sum(sizes)
+
+    assert kept(True) < kept(False) / 2
+
+
+@pytest.fixture
+def scanned(monkeypatch):
+    """The discretisation of every scan of the reference; the vectorised one does not run."""
+    called, run = [], reference.ss2d
+    monkeypatch.setattr(reference, "ss2d", lambda *a: called.append(a[2]) or run(*a))
+    monkeypatch.setattr(vectorised, "forward", None)
+    return called
+
+
+@pytest.mark.parametrize("name", ALL)
+@torch.no_grad()
+def test_the_scan_asked_for_is_the_one_that_runs(name, scanned):
+    small(name, impl="reference", discretization="zoh")(torch.randn(1, 3, 32, 32))
+    assert set(scanned) == {"zoh"}
+
+
+@torch.no_grad()
+def test_what_is_asked_of_a_backbone_reaches_it(scanned):
+    backbone = build_backbone("nano", impl="reference", discretization="zoh", grad_checkpoint=True)
+    assert all(stage.grad_checkpoint for stage in backbone.stages)
+    backbone(torch.randn(1, 3, 32, 32))
+    assert scanned == ["zoh"] * 5
+
+
+@torch.no_grad()
+def test_positions_of_another_grid_are_where_they_were():
+    """Rows stay rows: one channel holds a patch's row, one its column."""
+    backbone = Vim(2, 0, grid=(4, 3))
+    rows, columns = torch.meshgrid(torch.arange(4.0), torch.arange(3.0), indexing="ij")
+    table = torch.stack([rows, columns], dim=-1).flatten(0, 1)
+    backbone.pos_embed.copy_(torch.cat([table[:6], torch.zeros(1, 2), table[6:]])[None])
+    positions = backbone.positions(6, 7)[0]
+    rows, columns = torch.cat([positions[:21], positions[22:]]).view(6, 7, 2).unbind(-1)
+    torch.testing.assert_close(rows, rows[:, :1].expand(6, 7))
+    torch.testing.assert_close(columns, columns[:1].expand(6, 7))
+    assert (rows.diff(dim=0) > 0).all()
+    assert (columns.diff(dim=1) > 0).all()
+
+
+@torch.no_grad()
+def test_the_map_of_vim_holds_every_patch_at_its_place():
+    """With no block between, a patch and its position are all that is there; and not normalised."""
+    backbone, images = Vim(8, 0, grid=(4, 3)), torch.randn(2, 3, 64, 48)
+    positions = backbone.pos_embed[0]
+    patches = backbone.patch_embed(images).movedim(1, 3)
+    features = backbone(images)
+    torch.testing.assert_close(features.map, patches + torch.cat([positions[:6], positions[7:]]).view(4, 3, 8))
+    torch.testing.assert_close(features.pooled, backbone.norm(backbone.cls_token[0] + positions[6]).expand(2, 8))
+
+
+@torch.no_grad()
+def test_the_class_token_keeps_its_position_among_an_odd_number_of_patches():
+    backbone = Vim(8, 1, grid=(4, 3))
+    backbone.pos_embed[0, 6] = 5.0
+    assert (backbone.positions(3, 5)[0, 7] == 5).all()  # where `forward` puts it
+
+
+@pytest.mark.parametrize("name", [name for name in ALL if name != "vim"])  # which pools its class token
+def test_maps_are_not_normalised_and_what_is_pooled_is(name):
+    backbone = small(name).eval()
+    torch.nn.init.uniform_(backbone.norm.weight, 0.5, 2)  # or to normalise twice would be to normalise once
+    features = backbone(torch.randn(2, 3, 48, 48))
+    torch.testing.assert_close(features.pooled, backbone.norm(features.map).mean((1, 2)))
+
+
+@pytest.mark.parametrize("name", ["vmamba", "localvmamba"])
+def test_the_projection_to_dt_B_and_C_starts_as_a_linear_layer_of_torch(name):
+    """Uniform in plus and minus 1 / sqrt(d)."""
+    torch.manual_seed(0)
+    for key, p in small(name).named_parameters():
+        if key.endswith("x_proj"):
+            bound = p.shape[-1] ** -0.5
+            assert 0.95 * bound < p.max() <= bound, key
+            assert -bound <= p.min() < -0.95 * bound, key
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_linear_layers_start_as_those_of_vmamba(name):
+    torch.manual_seed(0)
+    linear = [m for m in small(name).modules() if isinstance(m, torch.nn.Linear)]
+    weights = torch.cat([m.weight.flatten() for m in linear])
+    assert weights.std().item() == pytest.approx(0.02, rel=0.03)
+    assert not any(m.bias.any() for m in linear if m.bias is not None)
+
+
+def test_drop_path_keeps_the_dtype():
+    assert DropPath(0.25).train()(torch.ones(2, 3, dtype=torch.bfloat16)).dtype == torch.bfloat16
+
+
+def test_directions_of_more_blocks_than_there_are_are_refused():
+    with pytest.raises(ValueError, match="directions: expected those of 1 blocks, got 2"):
+        LocalVMamba([16], [1], DIRECTIONS)

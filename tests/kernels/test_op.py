@@ -3,12 +3,13 @@
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
-from scans import DEVICE, expect, make, with_dt_given, with_gradients
+from scans import DEVICE, ROUTE_SETS, expect, make, with_dt_given, with_gradients
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
@@ -209,13 +210,92 @@ def test_gradient_checkpointing_gives_the_same_bits():
     assert all(torch.equal(plain[name], again[name]) for name in plain)
 
 
-@pytest.mark.parametrize("impl", IMPLS)
+@pytest.mark.parametrize("impl", ["reference", *IMPLS])
 def test_autocast_does_not_reach_inside(impl):
-    inputs = small()
+    """Nor into a backward that is called under it: the reference's is autograd's own."""
+    inputs, dy = small(), torch.ones(1, 2, 3, 3, device=DEVICE)
+    outside = with_gradients(lambda i: ss2d(*i, impl=impl), inputs, dy)
     with torch.autocast(DEVICE, torch.bfloat16):
-        inside = ss2d(*inputs, impl=impl)
-    assert inside.dtype == torch.float32
-    assert torch.equal(inside, ss2d(*inputs, impl=impl))
+        inside = with_gradients(lambda i: ss2d(*i, impl=impl), inputs, dy)
+    assert inside["y"].dtype == torch.float32
+    for name in ("y",) if impl == "reference" else outside:
+        assert torch.equal(inside[name], outside[name]), name
+
+
+@pytest.mark.parametrize("impl", ["reference", *IMPLS])
+def test_the_last_state_has_no_gradient(impl):
+    y, last = scan(Inputs(*(v.requires_grad_() for v in small())), CROSS_SCAN, "zoh", True, impl)
+    assert (y.requires_grad, last.requires_grad) == (True, False)
+
+
+@pytest.mark.parametrize("impl", ["reference", *IMPLS])
+def test_the_last_state_may_be_changed_in_place(impl):
+    """It is none that the backward of y reads."""
+    u = small().x[0].requires_grad_()
+    B, C = (torch.ones(len(u), 1, u.shape[2], device=DEVICE, requires_grad=True) for _ in range(2))
+    y, last = selective_scan(u, u, -torch.ones_like(u[0, :, :1]), B, C, return_last_state=True, impl=impl)
+    last.mul_(2)
+    y.sum().backward()
+
+
+@pytest.mark.parametrize(
+    ("impl", "dtype"), [("torch", torch.bfloat16), ("torch", torch.float64), ("triton", torch.bfloat16)]
+)
+def test_what_is_traced_has_the_dtypes_and_strides_of_what_runs(impl, dtype):
+    """With channels first, as a convolution may leave them."""
+    inputs = small(dtype=dtype)
+    inputs = inputs._replace(x=inputs.x.permute(0, 3, 1, 2).contiguous().permute(0, 2, 3, 1))
+    arguments = (*inputs, encode(CROSS_SCAN), "zoh", True, impl)
+    torch.library.opcheck(_forward, arguments, test_utils="test_faketensor")
+    y, _, kept = _forward(*arguments)
+    torch.library.opcheck(_backward, (torch.ones_like(y), kept, *arguments), test_utils="test_faketensor")
+
+
+@pytest.mark.parametrize("empty", ["b", "h", "w", "d", "n", "r"])
+@pytest.mark.parametrize("impl", ["reference", *IMPLS])
+def test_an_axis_of_no_extent_is_named(empty, impl):
+    sizes = {"b": 1, "h": 2, "w": 3, "d": 3, "n": 2, "r": 2, "k": 4} | {empty: 0}
+    inputs = [torch.zeros([sizes[axis] for axis in axes], device=DEVICE) for axes in op.AXES.values()]
+    with pytest.raises(ValueError, match=f"sizes: expected at least 1 of every axis, got 0 for {empty}$"):
+        ss2d(*inputs, impl=impl)
+
+
+@pytest.mark.parametrize("name", ["dt_low", "A"])
+def test_too_few_axes_are_named(name):
+    with pytest.raises(ValueError, match=f"{name}: expected axes"):
+        ss2d(*small()._replace(**{name: torch.zeros((), device=DEVICE)}))
+
+
+@pytest.mark.parametrize("largest", [50.0, 300.0, 800.0])  # whose exponential float32 and float64 hold, one, and none
+@pytest.mark.parametrize(("dtype", "rtol"), [(torch.float64, 1e-13), (torch.float32, 4e-6)])
+@pytest.mark.parametrize("impl", ["reference", "torch"])
+def test_softplus_is_right_to_the_rounding_of_its_dtype(impl, dtype, rtol, largest):
+    z = torch.tensor([-30.0, -1.0, 0.0, 20.5, 30.0, largest], dtype=dtype, device=DEVICE, requires_grad=True)
+    d, one, zero = len(z), z.new_ones(1, 1, 1, 1, 1), z.new_zeros(1, len(z))
+    x = one[0].expand(1, 1, 1, d)  # y is dt, since A = D = 0
+    y = ss2d(x, z.view(1, 1, 1, 1, d), None, zero, zero[..., None], one, one, zero, routes=(Route(),), impl=impl)
+    exact = z.double().clamp(min=0) + (-z.double().abs()).exp().log1p()
+    torch.testing.assert_close(y.flatten().double(), exact, rtol=rtol, atol=0)
+    (gradient,) = torch.autograd.grad(y.sum(), z)
+    torch.testing.assert_close(gradient.double(), z.double().sigmoid(), rtol=rtol, atol=0)
+
+
+def test_every_thread_has_memory_of_its_own_to_write_over():
+    like = torch.empty(5)
+    with ThreadPoolExecutor(1) as pool:
+        other = pool.submit(vectorised.SCRATCH, "h", like).result()
+    assert other.data_ptr() != vectorised.SCRATCH("h", like).data_ptr()
+
+
+@pytest.mark.parametrize("impl", IMPLS)
+def test_a_gradient_of_any_strides(impl):
+    """One number for all, as of a sum, and channels first."""
+    inputs, routes = make(b=2, h=2, w=3, d=4, k=2), ROUTE_SETS["columns"]
+    for dy in (torch.ones((), device=DEVICE).expand(2, 2, 3, 4), torch.randn(2, 4, 2, 3, device=DEVICE).movedim(1, 3)):
+        given, copied = (
+            with_gradients(lambda i: ss2d(*i, routes=routes, impl=impl), inputs, v) for v in (dy, dy.contiguous())
+        )
+        assert all(torch.equal(given[name], copied[name]) for name in given)
 
 
 @pytest.mark.parametrize("impl", IMPLS)

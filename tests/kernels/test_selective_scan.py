@@ -115,3 +115,21 @@ def test_channels_that_lie_more_than_2_to_the_31_apart_are_found():
     others = (delta.abs(), -torch.ones(3, 1), B[:, :1], C[:, :1])
     near, found = (selective_scan(v, *others, impl="triton") for v in (u, apart))
     assert torch.equal(found, near)
+
+
+@pytest.mark.parametrize("impl", ["torch", "triton"])
+def test_the_gate_is_computed_in_float32(impl):
+    given = arguments(dtype=torch.bfloat16)
+    y = selective_scan(**{**given, "z": None}, delta_softplus=True, impl=impl)
+    out = selective_scan(**given, delta_softplus=True, impl=impl)
+    assert torch.equal(out, (y.float() * torch.nn.functional.silu(given["z"].float())).bfloat16())
+
+
+@pytest.mark.parametrize("impl", IMPLS)
+def test_zero_order_hold_is_had_on_request(impl):
+    """Bbar = (exp(dt A) - 1) / A B is Euler's of an input that is as much larger."""
+    given = {name: v for name, v in arguments().items() if name not in ("D", "z", "delta_bias")}
+    given |= {"delta": given["delta"].abs() / 10, "A": -torch.ones(4, 3, device=DEVICE)}
+    larger = given | {"u": given["u"] * -torch.expm1(-given["delta"]) / given["delta"]}
+    out = selective_scan(**given, discretization="zoh", impl=impl)
+    torch.testing.assert_close(out.double(), written_out(**larger), rtol=1e-4, atol=1e-5)

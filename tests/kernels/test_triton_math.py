@@ -7,7 +7,18 @@ import triton.language as tl
 from scans import DEVICE, UNIT
 
 from zeromamba.kernels import Route
-from zeromamba.kernels.triton_math import channel_sums, log1p_unit, phi, phi_slope, rows, scalars
+from zeromamba.kernels.triton_math import (
+    channel_sums,
+    decay,
+    gain,
+    gain_slope_a,
+    log1p_unit,
+    phi,
+    phi_slope,
+    rows,
+    scalars,
+    softplus_slope,
+)
 from zeromamba.kernels.triton_ss2d import LAUNCH, order_table, weight_tiles
 
 POINTS = 4096
@@ -109,3 +120,27 @@ def test_tiles_of_a_weight_add_up_to_it_and_are_0_beyond_it(d, r, dtype):
     rounding = 0.0 if dtype == torch.float32 else (2 * UNIT[dtype]) ** 2
     assert (error <= rounding * weight.abs() + torch.finfo(dtype).smallest_normal * UNIT[dtype]).all()
     assert total.count_nonzero() == weight.count_nonzero()
+
+
+@triton.jit
+def chosen(dt_ptr, gain_ptr, slope_ptr, softplus_ptr, PRECISE: tl.constexpr, N: tl.constexpr):
+    """What is a polynomial below a threshold and a quotient above it, where A = -1."""
+    offsets = tl.arange(0, N)
+    dt = tl.load(dt_ptr + offsets)
+    a = tl.full((N,), -1.0, tl.float32)
+    abar = decay(dt, a)
+    w = gain(dt, a, abar, True, PRECISE)
+    tl.store(gain_ptr + offsets, w)
+    tl.store(slope_ptr + offsets, gain_slope_a(dt, a, abar, w, PRECISE))
+    tl.store(softplus_ptr + offsets, softplus_slope(dt, PRECISE))
+
+
+@pytest.mark.parametrize(("precise", "limits"), [(True, (1e-6, 4e-6, 1e-6)), (False, (1e-5, 1e-4, 1e-5))])
+def test_neither_side_of_a_threshold_cancels(precise, limits):
+    dt = torch.linspace(-12, 2, POINTS, device=DEVICE).exp2()
+    values = [torch.full_like(dt, float("nan")) for _ in limits]
+    chosen[(1,)](dt, *values, PRECISE=precise, N=POINTS, **LAUNCH)
+    q = -dt.double()
+    truths = (phi64(q) * -q, phi_slope64(q) * q**2, -torch.expm1(q))
+    for value, truth, limit in zip(values, truths, limits, strict=True):
+        assert ((value.double() - truth).abs() <= limit * truth).all()

@@ -1,5 +1,7 @@
 """Tuning is opt-in, and its result is kept on disk by card."""
 
+import json
+
 import pytest
 import torch
 from triton.runtime.errors import OutOfResources
@@ -49,9 +51,19 @@ def test_where_no_file_can_be_read_the_choice_that_ships_serves(monkeypatch):
     assert config_for(torch.device("cuda")) == Config()
 
 
-def test_a_damaged_file_is_named(monkeypatch):
+def test_what_another_process_has_kept_meanwhile_stays(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "card A")
+    assert config_for(torch.device("cuda")) == Config()  # which is remembered
     tuning.file().parent.mkdir(parents=True)
-    tuning.file().write_text('{"card": {"nosuch": 1}}')
+    tuning.file().write_text('{"card B": {"block_d": 32, "programs": 2}}')
+    tune("card A", lambda _: 1.0, [Config(programs=1)])
+    assert json.loads(tuning.file().read_text()).keys() == {"card A", "card B"}
+
+
+@pytest.mark.parametrize("text", ['{"card": {"nosuch": 1}}', '{"card": {"block_d": 48}}', '{"card": 1}', "[]", "{"])
+def test_a_damaged_file_is_named(text, monkeypatch):
+    tuning.file().parent.mkdir(parents=True)
+    tuning.file().write_text(text)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "card")
     with pytest.raises(ValueError, match=r"scan\.json: no tuned choices of zeromamba"):
         config_for(torch.device("cuda"))
