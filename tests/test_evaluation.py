@@ -124,6 +124,15 @@ def test_where_S_and_U_change_at_the_same_gamma_the_curve_is_a_straight_line():
     assert curve.ausuc == 0.5
 
 
+def test_without_a_gamma_the_best_on_these_images_is_taken_though_it_be_all_but_1():
+    """As AWA2's dot products give it; in float32 all these probabilities would be 1."""
+    seen_image, unseen_image = 1 - 2e-9, 1 - 6e-9  # the best seen probability minus the best unseen one
+    logits = np.log([[1 - 1e-9, 1e-9], [1 - 3e-9, 3e-9]])
+    result = evaluate(logits, np.array([0, 1]), np.array([True, False]), ["seen", "unseen"], gamma=None)
+    assert 1 - result.gzsl.gamma == pytest.approx(1 - (seen_image + unseen_image) / 2, rel=1e-6)
+    assert (result.gzsl.S, result.gzsl.U) == (1, 1)
+
+
 def test_evaluate_reports_czsl_among_unseen_candidates_only():
     logits = np.array([[5.0, 1, 0], [9, 1, 2], [9, 3, 2]])  # all three look like the seen class 0
     result = evaluate(logits, np.array([0, 2, 1]), np.array([True, False, False]), ["ant", "bee", "cat"], gamma=0.0)
@@ -153,9 +162,14 @@ def test_evaluate_counts_every_class_the_same_however_many_images_it_has():
     assert (result.gzsl.S, result.gzsl.U, result.czsl) == pytest.approx(by_hand)
 
 
-def test_a_curve_without_unseen_images_is_an_error():
+@pytest.mark.parametrize(
+    ("labels", "seen"),
+    [([0, 0], [True, False]), ([1, 1], [True, False]), ([0, 1], [True, True]), ([0, 1], [False, False])],
+    ids=["no unseen image", "no seen image", "no unseen candidate", "no seen candidate"],
+)
+def test_a_curve_of_one_kind_alone_is_an_error(labels, seen):
     with pytest.raises(ValueError, match="both seen and unseen"):
-        seen_unseen_curve(np.array([[0.5, 0.5]]), np.array([0]), np.array([True, False]))
+        seen_unseen_curve(np.full((2, 2), 0.5), np.array(labels), np.array(seen))
 
 
 @pytest.mark.parametrize("dtype", [np.int64, np.uint8])

@@ -23,7 +23,7 @@ from zeromamba.data import load_dataset
 from zeromamba.experiments import run as run_module
 from zeromamba.experiments.__main__ import CommandLine, main, plan_all
 from zeromamba.experiments.grids import EXPERIMENTS, REDUCED_NOTE, at_reduced_size
-from zeromamba.experiments.tables import markdown, printed_row
+from zeromamba.experiments.tables import csv_rows, markdown, printed_row
 from zeromamba.settings import Settings, preset
 
 try:
@@ -297,3 +297,114 @@ def test_a_caption_names_the_finished_seeds_and_every_part_of_a_data_set(tiny, t
     assert "Seeds 1; variant released; protocol: chosen somehow." in text
     assert "cub: not the whole of CUB: 7 classes; results do not compare with published ones." in text
     assert "mine:" not in text
+
+
+def leave_results(folder, *results):
+    """What two finished seeds leave of a run, with accuracies that are made up."""
+    for seed, accuracies in enumerate(results):
+        (folder / f"seed-{seed}").mkdir(parents=True)
+        result = {"seed": seed, "chosen_by": "chosen somehow", "epoch": 3, "gamma": 0.2, "ausuc": 0.3, **accuracies}
+        (folder / f"seed-{seed}" / "result.json").write_text(json.dumps(result))
+
+
+MADE_UP = (
+    {"czsl": 0.50, "U": 0.10, "S": 0.20, "H": 0.15, "epoch_czsl": 7},
+    {"czsl": 0.70, "U": 0.16, "S": 0.28, "H": 0.25},
+)
+MEANS = {"czsl": 60.0, "U": 13.0, "S": 24.0, "H": 20.0}  # percent
+DEVIATIONS = {"czsl": 200**0.5, "U": 18**0.5, "S": 32**0.5, "H": 50**0.5}
+
+
+def cells_of(name, tiny, tmp_path):
+    """Cells of an experiment on what is called CUB, all with the made-up results."""
+    cub, settings = replace(load_dataset(str(tiny), Path(), seed=0), name="cub"), preset("cub", "paper")
+    leave_results(tmp_path, *MADE_UP)
+    return [
+        run_module.Cell(row, cub, replace(settings, seeds=(0, 1), **row.changes), tmp_path, 2_000_000)
+        for row in EXPERIMENTS[name].rows
+    ]
+
+
+def shown(axes):
+    """Measured points of a figure, (x, y, deviation) of each, and the hollow ones, (x, y)."""
+    measured = [
+        (x, y, (segment[1][1] - segment[0][1]) / 2)
+        for line, _, (bars,) in axes.containers
+        for x, y, segment in zip(*line.get_data(), bars.get_segments(), strict=True)
+    ]
+    hollow = [
+        (x, y)
+        for line in axes.lines
+        if line.get_markerfacecolor() == "none"
+        for x, y in zip(*line.get_data(), strict=True)
+    ]
+    return measured, hollow
+
+
+def test_sweeps_show_each_metric_in_percent_and_the_printed_one_at_its_setting(tiny, tmp_path):
+    cells = cells_of("figure6", tiny, tmp_path)
+    of_lambda, of_batch = charts.draw(EXPERIMENTS["figure6"], cells, torch.device("cpu"))[""].axes
+    for axes, values in (of_lambda, (0, 0.2, 0.5, 1, 2)), (of_batch, (8, 16, 32)):
+        assert [float(label.get_text()) for label in axes.get_xticklabels()] == list(values)
+        measured, hollow = shown(axes)
+        assert measured == [
+            (i, pytest.approx(MEANS[m]), pytest.approx(DEVIATIONS[m])) for m in MEANS for i in range(len(values))
+        ]
+        published = values.index(1 if axes is of_lambda else 16)
+        printed = printed_row(cells[3])
+        assert hollow == [(published, getattr(printed, m)) for m in MEANS]
+
+
+def test_accuracies_over_parameters_are_the_measured_and_the_printed_ones(tiny, tmp_path):
+    cells = cells_of("figure1", tiny, tmp_path)
+    figure = charts.draw(EXPERIMENTS["figure1"], cells, torch.device("cpu"))[""]
+    for axes, m in zip(figure.axes, ("czsl", "H"), strict=True):
+        assert axes.get_ylabel() == {"czsl": "CZSL, %", "H": "H, %"}[m]
+        measured, hollow = shown(axes)
+        assert measured == [(2, pytest.approx(MEANS[m]), pytest.approx(DEVIATIONS[m]))] * len(cells)
+        printed = [row for row in map(printed_row, cells) if row and getattr(row, m) is not None]
+        assert hollow == [(row.params or 2, getattr(row, m)) for row in printed]
+
+
+def test_the_tables_have_means_deviations_and_the_printed_numbers_beside_them(tiny, tmp_path):
+    cells = cells_of("table1", tiny, tmp_path)
+    (row,) = csv_rows(EXPERIMENTS["table1"], cells)
+    printed = {"czsl": 80.0, "U": 72.1, "S": 76.4, "H": 74.2}
+    for m, mean in MEANS.items():
+        assert (row[m], row[f"{m}_deviation"]) == (mean, round(DEVIATIONS[m], 2))
+        assert row[f"{m}_of_seeds"] == " ".join(str(round(100 * result[m], 2)) for result in MADE_UP)
+        assert row[f"{m}_printed"] == printed[m]
+    assert (row["seeds"], row["chosen_epochs"], row["chosen_epochs_czsl"]) == ("0 1", "3 3", "7 3")
+    text = markdown(EXPERIMENTS["table1"], cells)
+    measured = "60.0 ± 14.1 | 80.0 | 13.0 ± 4.2 | 72.1 | 24.0 ± 5.7 | 76.4 | 20.0 ± 7.1 | 74.2 | 30.0 ± 0.0"
+    assert f"\n| ZeroMamba | {measured} | 2 of 2 | 2.0 | VMamba-Small, 448 px, up to 100 epochs |\n" in text
+    assert "\n| ZSLViT (ViT-Base, CVPR'24) |  | 78.9 |  | 69.4 |  | 78.2 |  | 73.6 |  |" in text
+    assert "Chance in CZSL: 50.0. " in text
+
+
+def test_the_rows_are_the_paper_s():
+    """What a row is called is what it runs, and which printed numbers it stands beside."""
+    named = {
+        (name, row.name): {**row.changes} for name in ("table4", "table5", "table6") for row in EXPERIMENTS[name].rows
+    }
+    mlp = {"components": "baseline"}
+    assert named == {
+        ("table4", "LocalVim-Tiny"): {"backbone": "localvim-tiny", **mlp},
+        ("table4", "Vim-Small"): {"backbone": "vim-small", **mlp},
+        ("table4", "LocalVim-Small"): {"backbone": "localvim-small", **mlp},
+        ("table4", "LocalVMamba-Small"): {"backbone": "localvmamba-small", **mlp},
+        ("table4", "ZeroMamba-Tiny"): {"backbone": "tiny"},
+        ("table4", "ZeroMamba-Small"): {},
+        ("table5", "baseline"): mlp,
+        ("table5", "without SLP"): {"components": "without-slp"},
+        ("table5", "without GRL"): {"components": "without-grl"},
+        ("table5", "without L_SC"): {"lambda_sc": 0.0},
+        ("table5", "full"): {},
+        ("table6", "DeiT-Small"): {"backbone": "deit-small", **mlp},
+        ("table6", "DeiT-Base"): {"backbone": "deit-base", **mlp},
+        ("table6", "ViT-Base"): {"backbone": "vit-base", **mlp},
+        ("table6", "VMamba-Small"): {"backbone": "small", **mlp},
+        ("table6", "ZeroMamba-Small"): {},
+    }
+    for experiment in EXPERIMENTS.values():
+        assert all(row.printed[1] == row.name for row in experiment.rows if row.printed)

@@ -46,6 +46,7 @@ def unit(x):
 
 
 def test_slp_is_equations_6_and_7(slp, feature_map):
+    slp.V.data *= torch.tensor([[0.5], [1.0], [2.0], [3.0]])  # as training leaves them: no longer of unit length
     psi = torch.zeros(b, a)
     for image in range(b):
         f = [unit(feature_map[image, y, x]) for y in range(h) for x in range(w)]
@@ -53,6 +54,7 @@ def test_slp_is_equations_6_and_7(slp, feature_map):
         for i in range(a):
             v_i = unit(slp.V[i])
             M = torch.softmax(torch.stack([v_i @ slp.W1 @ f_r for f_r in f]), dim=0)
+            torch.testing.assert_close(slp.attention(feature_map)[image, i].flatten(), M)
             fhat = sum(m * f_r for m, f_r in zip(M, f, strict=True))
             strength[i] = v_i @ slp.W2 @ fhat
         psi[image] = slp.mlp(strength)
@@ -128,6 +130,7 @@ def test_variants_differ_in_scores_and_in_the_projection():
     torch.testing.assert_close(make("released").logits(psi, Z), torch.tensor([[6.0, 0, 0, 8]]))
     torch.testing.assert_close(make("paper").logits(psi, Z), torch.tensor([[0.6, 0, 0, 0.8]]))
     torch.testing.assert_close(make("paper", logit_scale=10.0).logits(psi, Z), torch.tensor([[6.0, 0, 0, 8]]))
+    torch.testing.assert_close(make("released", logit_scale=10.0).logits(psi, Z), torch.tensor([[60.0, 0, 0, 80]]))
     assert make("released").grl.head.weight.shape == (1000, C)
     assert make("released").grl.proj.weight.shape == (a, 1000)
     assert make("paper").grl.proj.weight.shape == (a, C)

@@ -19,7 +19,7 @@ from zeromamba.data import ImageDataset, ImageFiles, load_dataset
 from zeromamba.evaluation import per_class_accuracy
 from zeromamba.measuring import score_split
 from zeromamba.model import ZeroShotModel
-from zeromamba.predict import Classes, main, predict
+from zeromamba.predict import Classes, main, predict, read_classes
 from zeromamba.protocol import final_split
 from zeromamba.settings import preset
 from zeromamba.weights import load_safetensors, save_safetensors
@@ -71,6 +71,8 @@ def test_a_picture_gets_the_class_that_the_evaluation_gives_it(made, tmp_path):
     for shown in found.values():
         assert sum(p for _, p in shown["classes"]) == pytest.approx(1)
         assert sorted(name for name, _ in shown["attributes"]) == sorted(data.attribute_names)
+        strengths = [value for _, value in shown["attributes"]]
+        assert strengths == sorted(strengths, reverse=True)
     uncalibrated = predictions(tmp_path, path, *files, "--gamma", "0")
     assert any(found[file]["classes"][0] != uncalibrated[file]["classes"][0] for file in files), "gamma is of account"
 
@@ -98,6 +100,13 @@ def test_pictures_of_a_folder_among_classes_of_a_table(made, tiny, tmp_path):
     assert len(found) == 6
     for shown in found.values():
         assert [name for name, _ in shown["classes"]] == ["never seen", "class 1"], "gamma 1 leaves seen classes last"
+
+
+def test_the_columns_of_a_table_of_classes_are_found_by_their_names(tmp_path):
+    (tmp_path / "more.csv").write_text("class,large,red,green,blue\nnew,1,2,3,4\nold,0,0,0,2\n")
+    names, Z = read_classes(tmp_path / "more.csv", ("red", "green", "blue", "large"))
+    assert names == ("new", "old")
+    torch.testing.assert_close(Z, torch.tensor([[2.0, 3, 4, 1], [0, 0, 30**0.5, 0]]) / 30**0.5)
 
 
 def test_a_picture_that_cannot_be_read_stops_no_other(made, tiny, tmp_path, capsys):
@@ -198,6 +207,21 @@ def test_a_gamma_that_is_all_but_1_is_taken_off_in_float64(made):
     settings = replace(preset("demo", "small"), precision="float32")
     (prediction,) = predict(model, torch.zeros(1, 3, 4, 4, dtype=torch.uint8), classes, ("a",), settings)
     assert [name for name, _ in prediction.classes] == ["seen", "unseen"]
+
+
+def test_pictures_are_named_in_the_precision_of_the_settings():
+    asked = []
+
+    def psi(images):
+        asked.append(torch.is_autocast_enabled("cpu"))
+        return torch.zeros(1, 1)
+
+    model = Mock(side_effect=psi, probabilities=Mock(return_value=torch.full((1, 2), 0.5)))
+    classes = Classes(("seen", "unseen"), torch.ones(2, 1), torch.tensor([True, False]), gamma=0)
+    for precision in ("float32", "bf16"):
+        settings = replace(preset("demo", "small"), precision=precision)
+        predict(model, torch.zeros(1, 3, 4, 4, dtype=torch.uint8), classes, ("a",), settings)
+    assert asked == [False, True]
 
 
 @pytest.mark.parametrize(

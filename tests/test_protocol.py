@@ -106,23 +106,53 @@ def test_the_first_fit_is_gone_when_the_second_begins(demo, measured, tmp_path, 
     assert len(before) == 4
 
 
+def test_a_seed_draws_the_initial_weights_whatever_was_drawn_before(demo, measured, tmp_path, monkeypatch):
+    begun = []
+
+    def begin(model, data, split, settings, seed, *rest):
+        begun.append((seed, model.weight.item()))
+        return MadeUpFit(model, data, split)
+
+    monkeypatch.setattr(protocol, "Fit", begin)
+    for folder, seed in ("first", 0), ("again", 0), ("other", 1):
+        settings = replace(preset("demo", "paper"), epochs=1)
+        result = SeedRun(settings, demo, seed, tmp_path / folder, torch.device("cpu")).result()
+        record = load_checkpoint(tmp_path / folder / f"seed-{seed}/model.safetensors").record
+        assert result["seed"] == record.seed == seed
+    (_, first), *_, (_, other) = begun
+    assert begun == [(0, first)] * 4 + [(1, other)] * 2, "of the search and the final fit alike"
+    assert first != other
+
+
 def test_a_gamma_that_nothing_speaks_for_is_not_said_to_be_chosen(demo, measured, tmp_path, monkeypatch):
     settings = replace(preset("demo", "paper"), epochs=1)
-    for S, told in (0.1, False), (0.0, True):
+    for name, S, given, told in ("some", 0.1, None, False), ("none", 0.0, None, True), ("given", 0.0, 0.3, False):
         monkeypatch.setitem(globals(), "EPOCHS", [replace(EPOCHS[0], gzsl=GZSL(gamma=0, U=0.1, S=S))])
-        result = SeedRun(settings, demo, 0, tmp_path / str(S), torch.device("cpu")).result()
+        result = SeedRun(replace(settings, gamma=given), demo, 0, tmp_path / name, torch.device("cpu")).result()
         assert ("(gamma 0: H was 0 on validation images whatever gamma was)" in result["chosen_by"]) == told
-        checkpoint = load_checkpoint(tmp_path / str(S) / "seed-0/model.safetensors")
+        checkpoint = load_checkpoint(tmp_path / name / "seed-0/model.safetensors")
         assert checkpoint.record.chosen_by == result["chosen_by"]
+        assert measured[-2][1] == given, "with which the validation images are measured"
 
 
-def test_the_paper_s_protocol_takes_the_best_epochs_on_test_images(demo, measured, tmp_path):
+def test_of_equal_epochs_the_first_is_chosen(demo, measured, tmp_path, monkeypatch):
+    monkeypatch.setitem(globals(), "EPOCHS", [EPOCHS[0], EPOCHS[1], EPOCHS[1], EPOCHS[3]])
+    settings = replace(preset("demo", "paper"), epochs=4)
+    assert SeedRun(settings, demo, 0, tmp_path, torch.device("cpu")).result()["epoch"] == 2
+
+
+def test_the_paper_s_protocol_takes_the_best_epochs_on_test_images(demo, measured, tmp_path, monkeypatch):
+    numbered = [
+        replace(e, per_class={kind: {"class": epoch / 10} for kind in e.per_class}) for epoch, e in enumerate(EPOCHS, 1)
+    ]
+    monkeypatch.setitem(globals(), "EPOCHS", numbered)
     settings = replace(preset("demo", "paper"), epochs=4, protocol="paper", gamma=0.6)
     result = SeedRun(settings, demo, 0, tmp_path, torch.device("cpu")).result()
     assert [g for _, g in measured] == [0.6] * 4
     assert all(torch.equal(s.evaluated, final_split(demo).evaluated) for s, _ in measured)
     assert (result["epoch_czsl"], result["czsl"]) == (1, 0.9)
-    assert (result["epoch"], result["U"], result["S"]) == (3, 0.7, 0.8)
+    assert (result["epoch"], result["U"], result["S"], result["ausuc"]) == (3, 0.7, 0.8, 0.3)
+    assert result["per_class"] == {"czsl": {"class": 0.1}, "gzsl": {"class": 0.3}}
     for kind, epoch, measures in (("czsl", 1, "CZSL"), ("gzsl", 3, "U, S, H and AUSUC")):
         checkpoint = load_checkpoint(tmp_path / f"seed-0/model_best_{kind}.safetensors")
         assert checkpoint.state["weight"].item() == checkpoint.record.epoch == epoch

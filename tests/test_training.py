@@ -1,7 +1,9 @@
 """What an epoch does, and where the defaults avoid the released code's traps while `--protocol paper` does not."""
 
 from dataclasses import replace
+from unittest.mock import Mock
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -47,6 +49,18 @@ def test_only_the_mlp_of_equation_7_has_the_small_learning_rate(model):
     optimizer = make_optimizer(model, Settings())
     for name, parameter in model.named_parameters():
         assert group_of(optimizer, parameter)["lr"] == (1e-4 if name.startswith("slp.mlp.") else 1e-3), name
+
+
+def test_adamw_moves_by_the_rate_and_decays_apart_from_the_gradient(demo):
+    model = patches(demo)
+    optimizer = make_optimizer(model, replace(Settings(), optimizer="adamw", weight_decay=0.1))
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    for p in model.parameters():
+        p.grad = torch.full_like(p, 7.0)
+    optimizer.step()
+    for name, p in model.named_parameters():
+        lr, decay = 1e-4 if name.startswith("slp.mlp.") else 1e-3, 0 if name.endswith("bias") else 0.1
+        torch.testing.assert_close(p.detach(), (1 - lr * decay) * before[name] - lr, rtol=0, atol=1e-6)
 
 
 def test_the_step_schedule_halves_after_epochs_10_20_30_and_40():
@@ -110,8 +124,7 @@ def test_a_fit_is_sgd_on_the_objective_over_seen_classes(demo, monkeypatch, tmp_
     assert 2 * settings.batch_size < len(split.train)
     assert len(split.train) % settings.batch_size
     model, expected = patches(demo), patches(demo)
-    for _ in Fit(model, demo, split, settings, 4, tmp_path, torch.device("cpu")).epochs(3):
-        pass
+    records = [*Fit(model, demo, split, settings, 4, tmp_path, torch.device("cpu")).epochs(3)]
 
     images = normalise(
         torch.stack([image[0] for image, _ in loader(demo, split.train, replace(settings, batch_size=1))])
@@ -119,20 +132,48 @@ def test_a_fit_is_sgd_on_the_objective_over_seen_classes(demo, monkeypatch, tmp_
     labels, Z = split.local(demo.labels[split.train]), demo.Z[split.seen]
     momenta = {name: torch.zeros_like(p) for name, p in expected.named_parameters()}
     for epoch in (1, 2, 3):
+        sums = torch.zeros(3)
         for batch in torch.arange(len(images)).split(settings.batch_size):
             psi = expected(images[batch].flip(-1))
             L_CE = -torch.log_softmax(psi @ Z.T, dim=1)[torch.arange(len(batch)), labels[batch]].mean()
             L_SC = (psi - Z[labels[batch]]).abs().mean()
             expected.zero_grad()
             (L_CE + 0.7 * L_SC).backward()
+            sums += len(batch) * torch.stack([L_CE + 0.7 * L_SC, L_CE, L_SC]).detach()
             for name, p in expected.named_parameters():
                 momenta[name] = 0.9 * momenta[name] + p.grad + 1e-3 * p.detach()
                 p.data -= (1e-3 if "slp.mlp" in name else 2e-3) / 2 ** (epoch - 1) * momenta[name]
+        reported = [records[epoch - 1][name] for name in ("loss", "ce", "sc")]
+        assert reported == pytest.approx((sums / len(images)).tolist(), rel=1e-4), "means over images, not over batches"
     start = dict(patches(demo).named_parameters())
     for name, p in model.named_parameters():
         moved = (p - start[name]).norm()
         assert moved > 0, name
         assert (p - expected.get_parameter(name)).norm() < 1e-3 * moved, name
+
+
+@pytest.mark.parametrize(("optimizer", "schedule"), [("sgd", "step"), ("adamw", "cosine")])
+def test_an_interrupted_fit_goes_on_to_the_same_bits(optimizer, schedule, demo, monkeypatch, tmp_path):
+    monkeypatch.setattr(training, "MILESTONES", (1, 2))
+    split = replace(final_split(demo), train=demo.trainval[::40])
+    settings = replace(DEMO, optimizer=optimizer, schedule=schedule, epochs=4)
+
+    def begin(folder):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        return Fit(patches(demo), demo, split, settings, 3, tmp_path / folder, torch.device("cpu"))
+
+    whole, interrupted = begin("whole"), begin("interrupted")
+    records = [*whole.epochs(4)]
+    for record in interrupted.epochs(4):
+        if record["epoch"] == 3:
+            break  # before it is saved
+    torch.rand(5)
+    goes_on = begin("interrupted")
+    assert [record["epoch"] for record in goes_on.history] == [1, 2]
+    assert [record["epoch"] for record in goes_on.epochs(4)] == [3, 4]
+    assert [record["loss"] for record in goes_on.history] == [record["loss"] for record in records]
+    again = goes_on.model.state_dict()
+    assert [name for name, p in whole.model.state_dict().items() if not torch.equal(p, again[name])] == []
 
 
 def test_stochastic_depth_acts_in_training_and_not_in_evaluation(demo, tmp_path):
@@ -146,6 +187,25 @@ def test_stochastic_depth_acts_in_training_and_not_in_evaluation(demo, tmp_path)
     assert model.backbone.modes == {False}
 
 
+@pytest.mark.parametrize(("precision", "dtype"), [("float32", torch.float32), ("bf16", torch.bfloat16)])
+def test_bf16_is_the_precision_of_every_forward_and_of_nothing_else(precision, dtype, demo, monkeypatch, tmp_path):
+    model, settings = patches(demo), replace(DEMO, precision=precision, epochs=1)
+    split = replace(final_split(demo), train=demo.trainval[:20], evaluated=torch.tensor([0, 1]))
+    forwards, scored, objective = set(), set(), training.objective
+
+    def watched(psi, logits, *rest):
+        scored.update({psi.dtype, logits.dtype})
+        return objective(psi, logits, *rest)
+
+    monkeypatch.setattr(training, "objective", watched)
+    model.backbone.proj.register_forward_hook(lambda module, _, out: forwards.add((module.training, out.dtype)))
+    next(Fit(model, demo, split, settings, 0, tmp_path, torch.device("cpu")).epochs(1))
+    scores = score_split(model, demo, split, settings, torch.device("cpu"))
+    assert forwards == {(True, dtype), (False, dtype)}
+    assert scored == {p.dtype for p in model.parameters()} == {torch.float32}
+    assert scores.logits.dtype == np.float64, "gamma may be all but 1"
+
+
 def test_a_frozen_backbone_keeps_its_weights_and_has_no_stochastic_depth(demo, tmp_path):
     model, split = patches(demo), replace(final_split(demo), train=demo.trainval[:20])
     before = {name: p.clone() for name, p in model.named_parameters()}
@@ -156,6 +216,24 @@ def test_a_frozen_backbone_keeps_its_weights_and_has_no_stochastic_depth(demo, t
         assert torch.equal(p, before[name]) == name.startswith("backbone."), name
     with pytest.raises(ValueError, match="--freeze-backbone needs --weights"):
         replace(settings, weights=None)
+
+
+def test_a_fit_learns_by_the_scores_that_it_is_measured_by(demo, monkeypatch, tmp_path):
+    model = ZeroMamba(Patches(), demo.V, "paper", logit_scale=10.0)
+    split = replace(final_split(demo), train=demo.trainval[:20])
+    watched = Mock(side_effect=training.objective)
+    monkeypatch.setattr(training, "objective", watched)
+    next(Fit(model, demo, split, DEMO, 0, tmp_path, torch.device("cpu")).epochs(1))
+    psi, logits, _, Z, _ = watched.call_args.args
+    torch.testing.assert_close(logits, model.logits(psi, Z))
+
+
+def test_a_loss_that_is_no_number_ends_the_fit_before_anything_is_saved(demo, tmp_path):
+    model, split = patches(demo), replace(final_split(demo), train=demo.trainval[:20])
+    model.slp.V.data.fill_(torch.nan)
+    with pytest.raises(FloatingPointError, match=r"the loss is nan in epoch 1 .* begin a new run with a lower --lr"):
+        next(Fit(model, demo, split, DEMO, 0, tmp_path, torch.device("cpu")).epochs(1))
+    assert not any(tmp_path.iterdir())
 
 
 def test_class_scores_that_are_not_finite_are_no_measurement(demo):
@@ -188,24 +266,32 @@ def test_every_epoch_has_draws_of_its_own_and_only_the_paper_s_protocol_keeps_th
     monkeypatch.setattr(training, "flip_half", draw)
     split = replace(final_split(demo), train=demo.trainval[::40])
     settings = replace(DEMO, protocol=protocol, dataset=dataset, batch_size=len(split.train))
-    for _ in Fit(patches(demo), demo, split, settings, 0, tmp_path, torch.device("cpu")).epochs(2):
-        pass
-    in_file, (first, second) = split.train.tolist(), orders
-    assert sorted(first) == sorted(second) == sorted(in_file)
-    assert [first == in_file, second == in_file, first == second] == [kept] * 3
-    assert draws[0] != draws[1]
+    for seed in (0, 1):
+        (tmp_path / str(seed)).mkdir()
+        fit = Fit(patches(demo), demo, split, settings, seed, tmp_path / str(seed), torch.device("cpu"))
+        for _ in fit.epochs(2):
+            pass
+    in_file = split.train.tolist()
+    assert all(sorted(order) == sorted(in_file) for order in orders)
+    assert [order == in_file for order in orders] == [kept] * 4
+    assert len(set(map(tuple, orders))) == (1 if kept else 4), "no epoch of a seed is another's"
+    assert len(set(map(tuple, draws))) == 4
 
 
 def test_a_model_is_built_with_what_the_settings_give(demo):
-    model = build_model(replace(DEMO, drop_path=0.25, discretization="zoh"), demo.V)
+    given = {"drop_path": 0.25, "discretization": "zoh", "scan": "torch", "grad_checkpoint": True}
+    model = build_model(replace(DEMO, **given), demo.V)
     assert [m.rate for m in model.modules() if isinstance(m, DropPath)][-1] == 0.25
-    assert {m.scan.keywords["discretization"] for m in model.modules() if isinstance(m, SS2D)} == {"zoh"}
+    scans = [m.scan.keywords for m in model.modules() if isinstance(m, SS2D)]
+    assert scans == [{"discretization": "zoh", "impl": "torch"}] * len(scans)
+    assert all(stage.grad_checkpoint for stage in model.backbone.stages)
     assert model.logit_scale == DEMO.logit_scale == 10
 
 
-def test_only_the_paper_s_protocol_divides_by_any_norm(demo):
-    assert build_model(DEMO, demo.V).sef.eps > 0
-    assert build_model(replace(DEMO, protocol="paper"), demo.V).sef.eps == 0
+@pytest.mark.parametrize("components", ["full", "without-grl"])
+def test_only_the_paper_s_protocol_divides_by_any_norm(components, demo):
+    assert build_model(replace(DEMO, components=components), demo.V).sef.eps > 0
+    assert build_model(replace(DEMO, components=components, protocol="paper"), demo.V).sef.eps == 0
 
 
 def test_the_search_never_meets_a_test_image_nor_trains_on_a_validation_class(demo):
@@ -215,6 +301,7 @@ def test_the_search_never_meets_a_test_image_nor_trains_on_a_validation_class(de
     assert not torch.isin(demo.labels[split.train], demo.val_classes).any()
     assert not torch.isin(split.train, split.evaluated).any()
     assert set(split.candidates.tolist()) == set(demo.seen.tolist()), "unseen classes are no candidates either"
+    assert set(split.evaluated.tolist()) != set(search_split(demo, seed=1).evaluated.tolist())
 
 
 def test_the_final_fit_trains_on_all_seen_classes_and_is_measured_on_the_test_images(demo):

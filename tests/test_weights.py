@@ -1,6 +1,7 @@
 """Released checkpoints under our names, strictly; safetensors that are never half written."""
 
 import pickle
+from dataclasses import replace
 
 import pytest
 import released
@@ -8,7 +9,7 @@ import torch
 from harmful import Harmful
 from torch import nn
 
-from zeromamba import files
+from zeromamba import build, files
 from zeromamba.ablations import Baseline
 from zeromamba.backbones import ImageNetClassifier, build_backbone
 from zeromamba.backbones.vmamba import RELEASED
@@ -16,7 +17,7 @@ from zeromamba.build import load_pretrained
 from zeromamba.checkpoint import RELEASED as ZEROMAMBA
 from zeromamba.checkpoint import adopt_released
 from zeromamba.model import ZeroMamba
-from zeromamba.settings import Settings
+from zeromamba.settings import Settings, preset
 from zeromamba.weights import load_safetensors, load_strict, save_safetensors
 
 
@@ -144,6 +145,15 @@ def test_an_imagenet_checkpoint_starts_the_backbone_and_the_head_of_the_variant_
         assert torch.equal(loaded["grl.head.weight"], checkpoint["classifier.head.weight"])
 
 
+def test_a_model_is_built_from_the_weights_that_the_settings_name(tmp_path, checkpoint, monkeypatch):
+    torch.save({"model": checkpoint}, tmp_path / "vssm.pth")
+    monkeypatch.setattr(build, "build_backbone", lambda *_, **__: released.small_vmamba())
+    settings = replace(preset("cub", "paper"), weights=tmp_path / "vssm.pth")
+    loaded = build.build_model(settings, torch.ones(released.ATTRIBUTES, 300)).state_dict()
+    assert torch.equal(loaded["backbone.norm.weight"], checkpoint["classifier.norm.weight"])
+    assert torch.equal(loaded["grl.head.weight"], checkpoint["classifier.head.weight"])
+
+
 def test_an_imagenet_checkpoint_starts_the_backbone_of_a_composition_without_grl(tmp_path, checkpoint):
     torch.save({"model": checkpoint}, tmp_path / "vssm.pth")
     model = Baseline(released.small_vmamba(), released.ATTRIBUTES)
@@ -200,6 +210,23 @@ def test_released_zeromamba_with_a_bias_or_without_a_part_is_refused(frozen, dem
         adopt_released(tmp_path / "CUB.pth", Settings(gamma=0.3), demo)
 
 
+def test_a_released_zeromamba_is_adopted_with_the_data_set_s_classes_and_the_published_gamma(frozen, demo, tmp_path):
+    path, few = tmp_path / "CUB_bestGZSL.pth", slice(released.ATTRIBUTES)
+    torch.save(released.formula_state(frozen.zeromamba), path)
+    data = replace(demo, Z=demo.Z[:, few], attribute_names=demo.attribute_names[few], V=demo.V[few])
+    settings = replace(preset("cub", "paper"), protocol="paper")
+    checkpoint = adopt_released(path, settings, data)
+    assert torch.equal(checkpoint.Z, data.Z)
+    assert (checkpoint.record.gamma, checkpoint.record.seen) == (0.3, tuple(data.seen.tolist()))
+    assert checkpoint.record.chosen_by == "released checkpoint: best epoch on test images, gamma fixed by hand"
+    with pytest.raises(
+        ValueError, match=rf"has {released.ATTRIBUTES} attributes, but 'demo' has 11: give the data set"
+    ):
+        adopt_released(path, settings, demo)
+    with pytest.raises(ValueError, match=r"CUB_bestGZSL\.pth .* needs --variant released"):
+        adopt_released(path, replace(settings, variant="paper", gamma=0.3), data)
+
+
 def test_safetensors_return_bits_and_metadata(tmp_path):
     linear = nn.Linear(3, 2).double()
     state = {**linear.state_dict(), "view": torch.arange(6).view(2, 3).T}
@@ -223,6 +250,14 @@ def test_a_write_that_fails_leaves_the_old_file_alone(tmp_path, monkeypatch):
         save_safetensors({"x": torch.zeros(2)}, path)
     assert torch.equal(load_safetensors(path)[0]["x"], torch.ones(2))
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_number_that_json_has_no_word_for_is_not_written(tmp_path):
+    path = tmp_path / "result.json"
+    path.write_text("old")
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        files.write_json(path, {"H": float("nan")})
+    assert path.read_text() == "old"
 
 
 def test_damaged_and_missing_safetensors_are_named(tmp_path):

@@ -104,7 +104,7 @@ def seen_unseen_curve(p: Floats, labels: Ints, seen: Bools) -> Curve:
     if seen.dtype != np.bool_:
         raise TypeError(f"seen: expected an array of bool, got {seen.dtype}")
     image_seen = seen[labels]
-    if seen.all() or not seen.any() or image_seen.all() or not image_seen.any():
+    if image_seen.all() or not image_seen.any():
         raise ValueError("a seen-unseen curve needs images and candidates of both seen and unseen classes")
     best_seen = np.argmax(np.where(seen, p, -np.inf), axis=-1)
     best_unseen = np.argmax(np.where(seen, -np.inf, p), axis=-1)

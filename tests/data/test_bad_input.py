@@ -154,6 +154,13 @@ def test_checkpoint_of_another_data_set(checkpoint, error_of, tiny):
     assert f"is a checkpoint of 'cub' with 7 classes, but {tiny.name!r} has 7, without" in message
 
 
+def test_checkpoint_of_a_data_set_whose_numbers_changed(checkpoint, error_of, cub):
+    path = checkpoint(lambda state: None)
+    cub.att_splits["att"] = cub.att_splits["att"][:, ::-1]
+    cub.write()
+    assert "when it was another: attributes of the classes differ from what 'cub' is now" in error_of("--eval", path)
+
+
 @pytest.mark.parametrize("option", [("--weights",), ("--protocol", "paper", "--eval")], ids=["weights", "eval"])
 @pytest.mark.parametrize("content", [{"model": Harmful()}, {"model": {"pos_embed": 1.0}}, [1, 2]])
 def test_released_file_that_runs_code_or_is_of_another_model(cub, error_of, tmp_path, option, content):

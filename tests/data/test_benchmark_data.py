@@ -1,5 +1,7 @@
 """CUB, SUN and AWA2: what is read, and that whatever is wrong with the files is named before training."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -43,9 +45,34 @@ def test_attribute_names_are_read_where_there_are_any(cub):
     assert cub.load().attribute_names == tuple(f"has_bill::shape {i}" for i in range(1, 6))
 
 
-def test_wrong_number_of_attribute_names(cub):
-    (cub.root / "CUB/attributes.txt").write_text("1 black\n")
-    with pytest.raises(ValueError, match=r"attributes\.txt: 1 attribute names, expected 5"):
+@pytest.mark.parametrize("count", [1, 6])
+def test_wrong_number_of_attribute_names(cub, count):
+    (cub.root / "CUB/attributes.txt").write_text("1 black\n" * count)
+    with pytest.raises(ValueError, match=rf"attributes\.txt: {count} attribute names, expected 5"):
+        cub.load()
+
+
+def test_an_all_zero_word_vector_is_repaired_unless_it_is_to_be_kept(cub):
+    cub.vectors[2] = 0
+    repaired, kept = cub.load(), cub.load(repair_word_vectors=False)
+    others = torch.tensor(cub.vectors[[0, 1, 3, 4]]).float()
+    torch.testing.assert_close(repaired.V[2], others.mean(0))
+    assert not kept.V[2].any()
+    for data, told in (repaired, "replaced by the mean of the other rows"), (kept, "kept as released"):
+        assert any("'attribute 3'" in note and told in note for note in data.notes)
+
+
+@pytest.mark.parametrize("count", ["images", "attributes", "seen", "unseen"])
+def test_a_data_set_that_lacks_anything_is_said_to_be_a_part(cub, count, monkeypatch):
+    whole = replace(BENCHMARKS["cub"], images=36, attributes=5, seen=5, unseen=2)
+    for row, told in (whole, False), (replace(whole, **{count: 99}), True):
+        monkeypatch.setitem(BENCHMARKS, "cub", row)
+        assert cub.load().partial.startswith("not the whole of CUB") == told
+
+
+def test_classes_that_nothing_tells_apart(cub):
+    cub.att_splits["att"][:, 1] = 2 * cub.att_splits["att"][:, 0]
+    with pytest.raises(ValueError, match=r"att_splits\.mat: att: nothing tells '007\.Tern' and '002\.Wren' apart"):
         cub.load()
 
 
@@ -53,6 +80,17 @@ def test_a_text_that_is_not_utf_8_is_named(cub):
     (cub.root / "CUB/attributes.txt").write_bytes("1 à pois\n".encode("latin-1"))
     with pytest.raises(ValueError, match=r"attributes\.txt: byte 3 is not UTF-8"):
         cub.load()
+
+
+def test_names_in_a_character_matrix_are_read_without_its_blanks(cub):
+    expected = cub.load().class_names
+    cub.att_splits["allclasses_names"] = np.array(cub.names)  # of 7 and 8 letters
+    assert cub.load().class_names == expected
+
+
+def test_paths_of_another_system_are_read(cub):
+    cub.res101["image_files"][0] = rf"C:\data\CUB_200_2011\images\{cub.names[0]}\000.jpg"
+    assert cub.load().images.name(0) == str(cub.photographs / cub.files[0])
 
 
 def test_prototypes_that_are_not_of_unit_length_are_scaled_and_noted(cub):
@@ -77,7 +115,7 @@ class TestValidationClasses:
         assert data.val_source == str(cub.splits / "valclasses1.txt")
 
     def test_classes_of_val_loc(self, cub):
-        cub.att_splits["val_loc"] = np.array([[3, 7]])  # image 3 is of test_seen, as in the files of January 2018
+        cub.att_splits["val_loc"] = np.array([[3, 7, 31]])  # 3 is of test_seen, as in the files of 2018; 31 is unseen
         data = cub.load()
         assert self.names(data) == ["007.Tern", "002.Wren"]
         assert "val_loc" in data.val_source
@@ -213,6 +251,12 @@ def test_class_name_twice(cub):
 def test_attribute_that_is_no_number(cub, value):
     cub.att_splits["att"][2, 1] = value
     with pytest.raises(ValueError, match=r"att_splits\.mat: att: attribute 3 of class '002\.Wren' is (nan|inf)"):
+        cub.load()
+
+
+def test_attributes_that_are_not_real_numbers(cub):
+    cub.att_splits["att"] = cub.att_splits["att"] + 1j
+    with pytest.raises(ValueError, match=r"att_splits\.mat: att has dtype complex128, expected real numbers"):
         cub.load()
 
 

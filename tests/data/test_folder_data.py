@@ -4,6 +4,7 @@ import csv
 import io
 import shutil
 import unicodedata
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,8 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from zeromamba.build import load_data_sets
 from zeromamba.data import ZSLData, load_dataset, require_decodable, validation_split
 from zeromamba.data.tables import composed, read_table
+from zeromamba.settings import Settings
 
 COUNTS = {"ant": 10, "bee": 5, "cat, tabby": 4, "dög": 3, "elk": 3, "fox": 6}
 PARTS = ("trainval", "test_seen", "test_unseen")
@@ -37,7 +40,7 @@ def pets(tmp_path):
         'class,legs,wings,fur\nfox,4,0,1\nant,6,0,0\nbee,6,2,.5\n\n"cat, tabby",4,0,2e0\ndög,4,0,3\nelk,4,1,3\n',
         encoding="utf-8-sig",
     )
-    (root / "unseen.txt").write_text("elk\nbee\n\n")
+    (root / "unseen.txt").write_text("elk\nbee\n\n", encoding="utf-8-sig")
     return root
 
 
@@ -68,6 +71,7 @@ def test_seen_images_are_split_once_and_by_class(pets):
     assert data.test_seen.tolist() == load(pets).test_seen.tolist()
     assert any(load(pets, seed=s).test_seen.tolist() != data.test_seen.tolist() for s in range(1, 4))
     assert torch.isin(data.val_classes, data.seen).all()
+    assert any(load(pets, seed=s).val_classes.tolist() != data.val_classes.tolist() for s in range(1, 4))
 
 
 def test_without_word_vectors_attributes_get_orthonormal_rows(pets):
@@ -94,6 +98,15 @@ def test_all_zero_word_vector_is_repaired(pets):
     assert any("'fur'" in note for note in data.notes)
 
 
+@pytest.mark.parametrize("protocol", ["validation", "paper"])
+def test_the_data_seed_and_the_protocol_reach_the_data(pets, protocol):
+    (pets / "word_vectors.csv").write_text("fur,0,0\nlegs,3,4\nwings,5,6\n")
+    (data,) = load_data_sets([Settings(dataset=str(pets), protocol=protocol, seeds=(1,), data_seed=2)])
+    assert bool(data.V[2].any()) == (protocol == "validation"), "the paper's keeps an all-zero word vector"
+    assert torch.equal(data.test_seen, load(pets, seed=2).test_seen)
+    assert not torch.equal(data.test_seen, load(pets, seed=1).test_seen)
+
+
 def test_attributes_of_a_class_without_images_are_left_out_and_noted(pets):
     with (pets / "attributes.csv").open("a", encoding="utf-8") as file:
         file.write("gnu,4,0,1\n")
@@ -118,6 +131,7 @@ def edit(path, old, new):
         ("attributes.csv", "ant,6,0,0", "ant,six,0,0", r"attributes\.csv: line 3, column 2: 'six'"),
         ("attributes.csv", "ant,6,0,0", "ant,6,0", r"attributes\.csv: line 3 \('ant'\) has 3 columns, expected 4"),
         ("attributes.csv", "ant,6,0,0", "ant,0,0,0", r"attributes\.csv: all attributes of class 'ant' are zero"),
+        ("attributes.csv", "ant,6,0,0", "ant,1e300,0,0", r"the attributes of class 'ant' are too large"),
         ("attributes.csv", "dög,4,0,3", "dög,8,0,2", r"nothing tells 'dög' and 'fox' apart: their attributes"),
         ("attributes.csv", "bee,6", "ant,6", r"attributes\.csv: line 4: 'ant' is there more than once"),
         ("attributes.csv", "class,legs,wings,fur\n", "", r"line 1 must name the attributes; it holds numbers"),
@@ -296,6 +310,10 @@ def test_file_that_is_no_image(pets):
     (pets / "images/elk/2.png").write_bytes(b"nothing")
     with pytest.raises(ValueError, match=r"1 of 31 images cannot be decoded:\n.*elk/2\.png"):
         require_decodable(load(pets).images)
+    settings = Settings(dataset=str(pets))
+    with pytest.raises(ValueError, match=r"1 of 31 images cannot be decoded"):
+        load_data_sets([settings])
+    assert len(load_data_sets([replace(settings, check_images=False)])) == 1, "as asked for, without a look"
 
 
 @pytest.mark.parametrize(

@@ -108,6 +108,12 @@ def test_prototypes_are_the_word_vectors_of_the_names(root):
     torch.testing.assert_close(data.V, torch.eye(300))
 
 
+def test_the_order_of_the_table_is_of_no_account(root):
+    expected, table = load_dataset("imagenet", root, seed=0).Z, root / "w2v/ImageNet_class.csv"
+    table.write_text("\n".join(reversed(table.read_text().splitlines())))
+    assert torch.equal(load_dataset("imagenet", root, seed=0).Z, expected)
+
+
 def test_what_a_user_should_know_is_noted(root):
     data = load_dataset("imagenet", root, seed=0)
     assert "n02012849 crane = n03126707 crane" in " ".join(data.notes)

@@ -82,8 +82,8 @@ def test_exif_that_cannot_be_read_turns_nothing_and_stops_nothing(tmp_path, suff
 
 def test_sixteen_bits_of_grey_are_the_same_picture_as_eight(tmp_path):
     eight = np.arange(256, dtype=np.uint8)[None].repeat(4, 0)
-    for values in (eight.astype(np.uint16) * 257, eight.astype(np.uint16) * 257 + 128 * (eight < 255)):
-        shown = read(tmp_path / "grey.png", Image.fromarray(values.astype(np.uint16)))
+    for off in (0, 128 * (eight < 255), -128 * (eight > 0)):
+        shown = read(tmp_path / "grey.png", Image.fromarray((257 * eight.astype(int) + off).astype(np.uint16)))
         np.testing.assert_array_equal(shown, eight[..., None].repeat(3, 2))
 
 
