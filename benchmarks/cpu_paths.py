@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from benchmarks.timing import median_ms
+from benchmarks.timing import median_ms, wrong
 from zeromamba.kernels import CROSS_SCAN, ss2d
 from zeromamba.kernels.inputs import Inputs
 
@@ -97,10 +97,8 @@ def time_paths(sides: Sequence[int], b: int = 2, d: int = 192, n: int = 1, repea
             size = (path, side, b, d, n, len(CROSS_SCAN))
             found = expected if path == "reference loop" else _outputs(run, inputs, dy)
             difference = max(float((f - e).norm() / e.norm()) for f, e in zip(found, expected, strict=True))
-            if difference > GATE:
-                rows.append(
-                    CpuRow(*size, difference, None, None, f"WRONG by {difference:.0e}, so its time is not reported")
-                )
+            if note := wrong(difference, GATE):
+                rows.append(CpuRow(*size, difference, None, None, note))
                 continue
             times = _time(run, inputs, dy, 1 if run is indexing_loop else repeats)  # one of it can take a minute
             rows.append(CpuRow(*size, difference, *times))

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from benchmarks.ahead_of_time import ALIKE, Compiled
+from benchmarks.timing import name_of
 from zeromamba.kernels.triton_math import BLOCK_L
 from zeromamba.kernels.tuning import SHIPPED, cdiv
 
@@ -74,7 +75,7 @@ def floors(size: Size, dtype: torch.dtype, card: Card, backward: bool, counted: 
     numbers = (2 + low) + (3 + 2 * low if backward else 0)
     specials = (1 + size.n) + (2 + size.n if backward else 0)
     directions = size.elements * size.k
-    name = str(dtype).removeprefix("torch.")
+    name = name_of(dtype)
     parts = [(size.stage, name, part) for part in ((False, True) if backward else (False,))]
     instructions = None
     if all(part in counted for part in parts):

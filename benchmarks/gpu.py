@@ -10,7 +10,7 @@ from torch import Tensor
 from benchmarks.ahead_of_time import STAGES
 from benchmarks.contenders import CONTENDERS, Contender, Prepared, draw
 from benchmarks.floors import Card, Counts, Floors, Size, floors
-from benchmarks.timing import copy_bandwidth, first_line, kept_bytes, median_ms, peak_bytes
+from benchmarks.timing import copy_bandwidth, first_line, kept_bytes, median_ms, name_of, peak_bytes, wrong
 
 # Difference to the torch path above which a result counts as wrong. Half precision rounds dt, B, C and the sums of
 # gradients, each by 2^-9 (bfloat16), some of them in every layer of the pipeline.
@@ -93,7 +93,7 @@ def _measure_cut(
     repeats: int,
 ) -> Iterator[Row]:
     contenders = [contender for contender in CONTENDERS if contender.cut == cut]
-    name = str(dtype).removeprefix("torch.")
+    name = name_of(dtype)
     try:  # the first contender of each cut is the torch path, here in float32
         tensors = draw(size, dtype, device)
         exact = contenders[0].prepare({key: v.float() for key, v in tensors.items()})
@@ -130,8 +130,8 @@ def _measure_one(
 ) -> Row:
     found, own_dy = _results(prepared, dy)
     difference = _difference(found, expected)
-    if not difference <= GATES[dtype]:  # NaN too
-        return replace(row, difference=difference, note=f"WRONG by {difference:.0e}, so its time is not reported")
+    if note := wrong(difference, GATES[dtype]):
+        return replace(row, difference=difference, note=note)
     del found
 
     def forward() -> Tensor:

@@ -9,10 +9,8 @@ import importlib
 import importlib.util
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
 from unittest import mock
 
 import torch
@@ -20,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from benchmarks.contenders import OFLEX, RELEASED, of_vmamba
-from benchmarks.timing import first_line, median_ms, peak_bytes
+from benchmarks.timing import first_line, median_ms, name_of, peak_bytes, wrong
 from zeromamba.backbones import ImageNetClassifier, build_backbone
 from zeromamba.backbones.vmamba import RELEASED as RELEASED_WEIGHTS
 from zeromamba.backbones.vmamba import SIZES, SizeName
@@ -58,7 +56,7 @@ def measure_models(device: torch.device, repeats: int) -> Iterator[ModelRow]:
     for dtype in dtypes:
         yield from _vmambas("small", dtype, device, repeats)
         for impl in ("triton", "torch"):
-            row = ModelRow("ZeroMamba small", impl, "training", _name(dtype), ZEROMAMBA_BATCH, ZEROMAMBA_IMAGE)
+            row = ModelRow("ZeroMamba small", impl, "training", name_of(dtype), ZEROMAMBA_BATCH, ZEROMAMBA_IMAGE)
             yield _measured(row, partial(_zeromamba, impl), partial(_zeromamba, "torch"), dtype, device, repeats)
     for dtype in dtypes:
         for size in others:
@@ -69,12 +67,8 @@ def _vmambas(size: SizeName, dtype: torch.dtype, device: torch.device, repeats: 
     makers = {impl: partial(_ours, size, impl) for impl in ("triton", "torch")}
     for variant, make in (makers | {RELEASED: partial(_released, size)}).items():
         for task in ("inference", "training"):
-            row = ModelRow(f"VMamba {size}", variant, task, _name(dtype), BATCH, IMAGE)
+            row = ModelRow(f"VMamba {size}", variant, task, name_of(dtype), BATCH, IMAGE)
             yield _measured(row, make, makers["torch"], dtype, device, repeats)
-
-
-def _name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
 
 
 def _ours(size: SizeName, impl: Impl) -> nn.Module:
@@ -114,8 +108,8 @@ def _measured(
         torch.manual_seed(0)
         model = _built(make, device)
         difference = _difference(model, _built(make_twin, device), row, dtype, device)
-        if not difference <= GATES[dtype]:
-            return replace(row, note=f"WRONG by {difference:.0e}, so its time is not reported")
+        if note := wrong(difference, GATES[dtype]):
+            return replace(row, note=note)
         run = (_step if row.task == "training" else _inference)(model, row, dtype, device)
         return replace(row, ms=median_ms(run, device, repeats), peak_bytes=peak_bytes(run, device))
     except Exception as error:  # whatever it is, the others go on
@@ -145,8 +139,8 @@ def _difference(model: nn.Module, twin: nn.Module, row: ModelRow, dtype: torch.d
     return float((found.float() - expected).norm() / expected.norm())
 
 
-def _autocast(dtype: torch.dtype, device: torch.device) -> Any:
-    return nullcontext() if dtype == torch.float32 else torch.autocast(device.type, dtype)
+def _autocast(dtype: torch.dtype, device: torch.device) -> torch.autocast:
+    return torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
 
 
 def _inference(model: nn.Module, row: ModelRow, dtype: torch.dtype, device: torch.device) -> Callable[[], Tensor]:

@@ -99,3 +99,15 @@ def copy_bandwidth(device: torch.device) -> float:
 def first_line(error: Exception) -> str:
     """An error as a note in a table."""
     return f"{type(error).__name__}: {str(error).strip()}".splitlines()[0]
+
+
+def wrong(difference: float, gate: float) -> str:
+    """What a table says in place of a time where a result differs by more than the gate; empty where it is right."""
+    if difference <= gate:
+        return ""
+    return f"WRONG by {difference:.0e}, so its time is not reported"  # NaN too
+
+
+def name_of(dtype: torch.dtype) -> str:
+    """A dtype as tables and files call it, "bfloat16"."""
+    return str(dtype).removeprefix("torch.")
