@@ -110,7 +110,7 @@ def evaluate(
     gamma = record.gamma if settings.gamma is None else settings.gamma
     chosen_by = record.chosen_by
     for name, trained, measured in (
-        ("gamma", f"{record.gamma:g}", f"{gamma:g}"),
+        ("gamma", record.gamma, gamma),
         ("image_size", record.settings.image_size, settings.image_size),
         ("precision", record.settings.precision, settings.precision),
     ):

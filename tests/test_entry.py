@@ -53,17 +53,18 @@ def test_a_reader_that_has_enough_ends_a_command_without_a_word():
             assert (process.stderr.read(), process.wait()) == ("", 1)
 
 
-@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-", "<&- >&- 2>&-"])
 def test_a_command_whose_streams_are_closed_does_its_work(closed, tmp_path):
     """As of a daemon."""
     code = (
-        "import sys, tqdm\nfrom pathlib import Path\nfrom zeromamba.entry import errors_in_one_line\n"
+        "import os, sys, tqdm\nfrom pathlib import Path\nfrom zeromamba.entry import errors_in_one_line\n"
         "with errors_in_one_line():\n"
         " list(tqdm.tqdm([1], disable=None)), print('y'), print('z', file=sys.stderr)\n"
-        f" Path({str(tmp_path / 'done')!r}).touch()"
+        f" Path({str(tmp_path / 'done')!r}).open('w').write(str(len('done')))\n"
+        " os.write(2, b'an error')"
     )
     subprocess.run(["sh", "-c", f'"$0" -c "$1" {closed}', sys.executable, code], check=True)
-    assert (tmp_path / "done").exists()
+    assert (tmp_path / "done").read_text() == "4"
 
 
 def worker_error(name):

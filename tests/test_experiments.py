@@ -284,17 +284,20 @@ def test_a_caption_names_the_finished_seeds_and_every_part_of_a_data_set(tiny, t
     settings = replace(REDUCED["figure6"].base("cub"), seeds=(0, 1))
     cells = [
         run_module.Cell(
-            row, replace(data, name=name, partial=partial), replace(settings, dataset=name), tmp_path / name
+            row,
+            replace(data, name=name, partial=partial),
+            replace(settings, dataset=name, variant=variant),
+            tmp_path / name,
         )
-        for name, partial in (("mine", ""), ("cub", "not the whole of CUB: 7 classes"))
-        for row in REDUCED["figure6"].rows[:1]
+        for name, variant, partial in (("mine", "released", ""), ("cub", "paper", "not the whole of CUB: 7 classes"))
+        for row in REDUCED["figure6"].rows[:2]
     ]
     result = {"seed": 1, "chosen_by": "chosen somehow", "czsl": 0.5, "U": 0.5, "S": 0.5, "H": 0.5}
     (tmp_path / "mine/seed-1").mkdir(parents=True)
     (tmp_path / "mine/seed-1/result.json").write_text(json.dumps(result))
     figure = charts.draw(REDUCED["figure6"], cells, torch.device("cpu"))[""]
     text = " ".join(" ".join(t.get_text() for t in figure.findobj(lambda a: hasattr(a, "get_text"))).split())
-    assert "Seeds 1; variant released; protocol: chosen somehow." in text
+    assert "Seeds 1; variant released (cub: variant paper); protocol: chosen somehow." in text
     assert "cub: not the whole of CUB: 7 classes; results do not compare with published ones." in text
     assert "mine:" not in text
 

@@ -188,12 +188,16 @@ def test_a_home_folder_is_found(made, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("folder", ["images", ""])
 def test_pictures_in_subfolders_are_told(folder, made, tiny, tmp_path, capsys):
-    with pytest.raises(SystemExit, match=rf"no pictures .*; subfolders have pictures: give {tiny / 'images'}/\*$"):
+    with pytest.raises(SystemExit, match=rf"no pictures .*; subfolders have some: give {tiny / 'images'}/\*$"):
         main([str(made[1]), str(tiny / folder)])
     shutil.copytree(tiny / "images", tmp_path / "images")
     shutil.copy(next(tmp_path.glob("images/*/*")), tmp_path / "images")
-    main([str(made[1]), str(tmp_path / "images")])
-    assert f"note: subfolders have pictures: give {tmp_path / 'images'}/*\n" in capsys.readouterr().err
+    (tmp_path / "images/.hidden").mkdir()
+    for file in tmp_path.glob("images/*.png"):
+        shutil.copy(file, tmp_path / "images/.hidden")
+    given = [tmp_path / "images", *(tmp_path / f"images/class {k}" for k in range(6))]
+    main([str(made[1]), *map(str, given)])
+    assert f"note: pictures in subfolders are left out: {tmp_path / 'images/class 6'}\n" in capsys.readouterr().err
 
 
 def test_a_gamma_that_is_all_but_1_is_taken_off_in_float64(made):

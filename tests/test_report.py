@@ -44,7 +44,7 @@ def test_the_network_is_named_with_whatever_is_not_as_usual():
 
 def test_of_results_that_were_chosen_in_different_ways_each_is_named():
     assert choices([("seed 0", "so"), ("seed 1", "so")]) == "so"
-    assert choices([("seed 0", "so"), ("seed 1", "else"), ("seed 2", "so")]) == "so; of seed 1: else"
+    assert choices([("seed 0", "so"), ("seed 1", "else"), ("seed 2", "so")]) == "so (seed 1: else)"
     assert choices([]) == ""
 
 

@@ -226,13 +226,15 @@ def test_a_gamma_given_by_hand_is_nowhere_said_to_be_chosen(tiny, tmp_path, caps
     assert load_checkpoint(out / "seed-0" / "model.safetensors").record.chosen_by == by_hand
 
 
-def test_eval_names_the_gamma_that_it_was_given_beside_the_checkpoint_s(finished, tmp_path):
+@pytest.mark.parametrize("off", [0.2, 4e-9])  # all but the same, as where AWA2's are all but 1
+def test_eval_names_the_gamma_that_it_was_given_beside_the_checkpoint_s(off, finished, tmp_path):
     checkpoint = finished[0] / "seed-0" / "model.safetensors"
     record = load_checkpoint(checkpoint).record
-    main("--eval", checkpoint, "--gamma", "0.2", "--out", tmp_path)
+    gamma = record.gamma + off
+    main("--eval", checkpoint, "--gamma", gamma, "--out", tmp_path)
     result = json.loads((tmp_path / "evaluation.json").read_text())
-    assert result["gamma"] == 0.2
-    assert result["chosen_by"] == f"{record.chosen_by}; measured with --gamma 0.2 instead of {record.gamma:g}"
+    assert result["gamma"] == gamma
+    assert result["chosen_by"] == f"{record.chosen_by}; measured with --gamma {gamma} instead of {record.gamma}"
 
 
 def error_of(*arguments):

@@ -36,11 +36,14 @@ def errors_in_one_line(
     # Slurm, Docker and `timeout` end a job so; PyTorch's processes that read images have a handler of their own
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
+        while (nowhere := os.open(os.devnull, os.O_RDWR)) <= 2:
+            pass  # closed, as for a daemon: or a file of ours would become what libraries write their errors to
         for name in ("stdout", "stderr"):
-            if getattr(sys, name) is None:  # closed, as for a daemon
-                setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w"))
+            if getattr(sys, name) is None:
+                setattr(sys, name, os.fdopen(os.dup(nowhere), "w"))
             if isinstance(stream := getattr(sys, name), io.TextIOWrapper):
                 stream.reconfigure(errors="backslashreplace")  # a file's name may be no text in the terminal's encoding
+        os.close(nowhere)
         yield
         sys.stdout.flush()  # which Python would do too late
     except KeyboardInterrupt:

@@ -7,12 +7,10 @@ from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import Any
 
-TEMPORARY = ".*.tmp"  # what a file is called until it is whole
-
 
 def write_bytes(path: Path, data: bytes | memoryview) -> None:
     """Write data to a file beside `path`, flush it to the disk, and put it in `path`'s place."""
-    temporary = path.with_name(TEMPORARY.replace("*", f"{path.name}.{os.getpid()}"))
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as file:
             file.write(data)

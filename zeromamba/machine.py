@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-#: That this process may use, which a scheduler may have made fewer than there are.
+#: Cores that this process may use: a scheduler may allow fewer than the machine has.
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

@@ -37,7 +37,7 @@ class Split:
         return torch.cat([self.seen, self.unseen])
 
     def local(self, labels: Tensor) -> Tensor:
-        """Class ids (m,) to positions among the candidates, -1 for what is none of them."""
+        """Ids (m,) of candidates to their positions among the candidates."""
         position = torch.full((int(self.candidates.max()) + 1,), -1)
         position[self.candidates] = torch.arange(len(self.candidates))
         return position[labels]

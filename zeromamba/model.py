@@ -63,8 +63,7 @@ class ZeroShotModel(nn.Module):
         return self.logit_scale * psi @ Z.T
 
     def probabilities(self, psi: Tensor, Z: Tensor) -> Tensor:
-        """Class probabilities p (b, c) of (12), of the same; float64, since a gamma that is set against them may be
-        all but 1."""
+        """Class probabilities (b, c) of (12), from what `logits` takes; float64, as gamma in (14) may be all but 1."""
         return self.logits(psi, Z).double().softmax(dim=-1)
 
 

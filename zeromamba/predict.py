@@ -18,7 +18,7 @@ from torch import Tensor
 from .build import restore_model
 from .checkpoint import Checkpoint, load_checkpoint
 from .data import ImageDataset, ImageFiles, normalise
-from .data.folder import SUFFIXES, is_image
+from .data.folder import SUFFIXES, class_folders, is_image
 from .data.prototypes import require_distinct, unit_prototypes
 from .data.tables import read_table
 from .entry import errors_in_one_line, expand_home
@@ -151,15 +151,14 @@ def find_pictures(given: tuple[Path, ...]) -> list[Path]:
     pictures = []
     for path in given:
         pictures += sorted(filter(is_image, path.iterdir())) if path.is_dir() else [path]
-    inner = {file.parents[1] for folder in given for file in folder.glob("*/**/*") if is_image(file)}
-    hint = (
-        f"subfolders have pictures: give {listing((f'{folder}/*' for folder in sorted(inner)), ' ')}" if inner else ""
-    )
     if not pictures:
         among = ", ".join(map(str, given)) or "nothing"
-        raise FileNotFoundError("; ".join(filter(None, (f"no pictures ({' '.join(SUFFIXES)}) among {among}", hint))))
-    if hint:
-        print(f"note: {hint}", file=sys.stderr)
+        below = next((file for folder in given for file in sorted(folder.rglob("*")) if is_image(file)), None)
+        hint = f"; subfolders have some: give {below.parents[1]}/*" if below else ""
+        raise FileNotFoundError(f"no pictures ({' '.join(SUFFIXES)}) among {among}{hint}")
+    inner = [sub for folder in given if folder.is_dir() for sub in class_folders(folder) if sub not in given]
+    if left_out := [sub for sub in inner if any(map(is_image, sub.iterdir()))]:
+        print(f"note: pictures in subfolders are left out: {listing(left_out)}", file=sys.stderr)
     return pictures
 
 

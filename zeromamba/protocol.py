@@ -20,7 +20,7 @@ from .build import build_model
 from .checkpoint import Record, save_checkpoint
 from .data import ZSLData, validation_split
 from .evaluation import Evaluation
-from .files import TEMPORARY, read_json, write_json
+from .files import read_json, write_json
 from .machine import versions
 from .measuring import Scores, Split, score_split
 from .settings import ProtocolName, Settings
@@ -83,8 +83,9 @@ class SeedRun:
             run = self._paper if self.settings.protocol == "paper" else self._validation
             result = {"seed": self.seed, "versions": versions(self.device), **run()}
             write_json(file, result)
-        for left in (*self.folder.glob("*/state.pt"), *self.folder.rglob(TEMPORARY)):  # the latter by a kill
-            left.unlink()
+        for name in ("*/state.pt", "*/.state.pt.*.tmp", ".model*.tmp", ".scores*.tmp"):  # the last ones by a kill
+            for left in self.folder.glob(name):
+                left.unlink(missing_ok=True)
         return result
 
     def _validation(self) -> dict[str, Any]:

@@ -61,13 +61,13 @@ def network(settings: Settings) -> str:
 def choices(chosen_by: Iterable[tuple[str, str]]) -> str:
     """How epochs and gammas were chosen, from pairs of a result's name and its `chosen_by`.
 
-    Where the texts differ, the most frequent one comes first, and each other after the names that it holds for.
+    Where the texts differ, the most frequent one comes first, and in brackets each other, after whom it holds for.
     """
     whose: dict[str, list[str]] = {}
     for name, text in chosen_by:
         whose.setdefault(text, []).append(name)
     most, *others = sorted(whose, key=lambda text: -len(whose[text])) or [""]
-    return "; ".join([most, *(f"of {', '.join(whose[text])}: {text}" for text in others)])
+    return most + "".join(f" ({', '.join(whose[text])}: {text})" for text in others)
 
 
 def variant(settings: Settings) -> str:

@@ -103,7 +103,7 @@ class Settings:
     scan: Impl = "auto"
     """implementation of the selective scan; only auto chooses"""
     workers: int = min(8, CORES)
-    """processes that read images: 8, or as many as there are cores"""
+    """processes that read images; by default as many as the cores that this process may use, at most 8"""
     check_images: bool = True
     """read every image once before training starts, to find broken ones"""
 

@@ -146,7 +146,7 @@ def edit(path, old, new):
         ("unseen.txt", "elk", "bee", r"unseen\.txt: 'bee' is there more than once"),
         ("unseen.txt", "elk\nbee", "", r"unseen\.txt is empty"),
         ("unseen.txt", "elk", "\n".join(n for n in COUNTS if n != "bee"), r"unseen\.txt lists every class"),
-        ("unseen.txt", "elk", "elk\nfox\nant", r"unseen\.txt leaves 2 seen classes, expected at least 3"),
+        ("unseen.txt", "elk", "elk\nfox\nant", r"unseen\.txt: 2 seen classes, expected at least 3"),
     ],
 )
 def test_mistake_in_a_text_file(pets, file, old, new, message):

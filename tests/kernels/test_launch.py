@@ -24,6 +24,12 @@ def shifted(to_ptr, from_ptr, n, free, d: tl.constexpr, OFFSET: tl.constexpr, LE
     tl.store(to_ptr + offsets, (value + n + free + OFFSET).to(to_ptr.dtype.element_ty))
 
 
+@triton.jit(do_not_specialize=["free"])
+def shifted_back(to_ptr, from_ptr, n, free, d: tl.constexpr, OFFSET: tl.constexpr, LENGTH: tl.constexpr = 32):
+    """Another kernel of the same arguments."""
+    shifted(to_ptr, from_ptr, -n, -free, d, OFFSET, LENGTH)
+
+
 class Recorder(StandIn):
     """A card that notes which kernel is launched on it, and with what."""
 
@@ -35,7 +41,7 @@ class Recorder(StandIn):
         return self.device
 
     def launcher_cls(self, source, metadata):
-        compiled_for = (source.signature, source.constants, source.attrs, metadata.num_warps)
+        compiled_for = (metadata.name, source.signature, source.constants, source.attrs, metadata.num_warps)
         runtime = [name for name in source.fn.arg_names if source.signature[name] != "constexpr"]
 
         def run(x, y, z, stream, function, packed, launch_metadata, enter, leave, *arguments):
@@ -50,15 +56,16 @@ def a_launch_is_triton_s_own():
     off, halves = memory[1:], memory.bfloat16()[8:]  # which begin 4 and 16 bytes after a multiple of 16
     cases = list(product((memory, off, halves), (off, halves, None), (1, 16, 17), (1, 2**31), (1, 2), (0,), (1,)))
     cases += product((memory, off), (None,), (2**31,), (3,), (16,), (0, 1), (1, 2))
+    cases = [(shifted, *case) for case in cases] + [(shifted_back, *case) for case in cases[:3]]
     theirs = Recorder(-1)
     with no_card(theirs):
-        for *arguments, offset, warps in cases:
-            shifted[(3,)](*arguments, OFFSET=offset, num_warps=warps)
+        for kernel, *arguments, offset, warps in cases:
+            kernel[(3,)](*arguments, OFFSET=offset, num_warps=warps)
     for ours in Recorder(-2), Recorder(-3):
         for again in range(2):
             with no_card(ours):
-                for *arguments, offset, warps in cases:
-                    launch(shifted, 3, *arguments, OFFSET=offset, num_warps=warps)
+                for kernel, *arguments, offset, warps in cases:
+                    launch(kernel, 3, *arguments, OFFSET=offset, num_warps=warps)
             assert ours.noted == theirs.noted * (again + 1)
 
 

@@ -4,7 +4,6 @@ What the interpreter cannot show: the products of tensor cores, what moves throu
 blocks of channels that are full, and that no thread reads what another one may not have written yet.
 """
 
-import os
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
 
@@ -21,6 +20,7 @@ from benchmarks.host import no_card
 from zeromamba.kernels import triton_ss2d
 from zeromamba.kernels.op import scan
 from zeromamba.kernels.tuning import Config
+from zeromamba.machine import CORES
 
 pytestmark = pytest.mark.skipif(
     triton.__version__.split(".")[:2] != ["3", "9"], reason="ptx.py knows the instructions that Triton 3.9 writes"
@@ -69,7 +69,7 @@ def agrees(case):
 def agreements(compiled, request):
     """The processes of all cases that are wanted, as many at once as there are cores."""
     wanted = [item.callspec.params["case"] for item in request.session.items if "agreements" in item.fixturenames]
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(CORES) as pool:
         yield {case: pool.submit(process, f"agrees({case!r})") for case in wanted}
 
 

@@ -189,7 +189,7 @@ def test_the_vectorised_scan_in_float64_is_right_to_float64_s_rounding(discretiz
     got = with_gradients(lambda i: ss2d(*i, discretization=discretization, impl="torch"), inputs, dy)
     finer = UNIT[torch.float64] / UNIT[torch.float32]  # the same errors, of smaller roundings
     for name, value in exact.items():
-        budget = 4 * finer * rms(single[name] - value) + 8 * UNIT[torch.float64] * rms(value)
+        budget = 2 * finer * rms(single[name] - value) + 4 * UNIT[torch.float64] * rms(value)
         assert rms(got[name] - value) <= budget, name
 
 
@@ -370,14 +370,14 @@ def test_what_routes_give_is_added_up_before_it_is_rounded(impl, dtype):
     compare(inputs._replace(D=inputs.D + large), CROSS_SCAN, "euler", impl)
 
 
-@pytest.mark.skipif(DEVICE != "cpu", reason="it would take 5 GiB of a GPU's memory; here only a few pages are touched")
+@pytest.mark.skipif(DEVICE != "cpu", reason="it would take 5 GiB of a GPU's memory, of a sparse file it takes none")
 @pytest.mark.parametrize(
     ("b", "routes", "stride_b", "stride_l"),
-    [(1, "rows", 20 << 27, 1 << 27), (1, "columns", 20 << 27, 1 << 27), (3, "rows", 1 << 30, None)],
+    [(1, "rows", 20 << 27, 1 << 27), (1, "columns", 20 << 27, 1 << 27), (2, "rows", 1 << 31, None)],
     ids=["tokens", "tokens of a table", "images"],
 )
 @pytest.mark.parametrize("name", ["x", "dt_low", "B", "C"])
-def test_what_lies_beyond_2_to_the_31_elements_is_found(name, b, routes, stride_b, stride_l):
+def test_what_lies_beyond_2_to_the_31_elements_is_found(name, b, routes, stride_b, stride_l, tmp_path):
     """A wrong offset is a crash here: the tokens of an image, or the images, lie that far apart."""
 
     def function(i):
@@ -389,7 +389,7 @@ def test_what_lies_beyond_2_to_the_31_elements_is_found(name, b, routes, stride_
     stride_l = stride_l or near[0, 0, 0].numel()
     strides = (stride_b, 20 * stride_l, stride_l, *inner)
     reach = 1 + sum((n - 1) * stride for n, stride in zip(near.shape, strides, strict=True))
-    memory = torch.from_numpy(np.empty(reach, np.int16)).view(torch.bfloat16)
+    memory = torch.from_numpy(np.memmap(tmp_path / "sparse", np.int16, "w+", shape=reach)).view(torch.bfloat16)
     far = memory.as_strided(near.shape, strides).copy_(near)
     dy = torch.ones_like(inputs.x)
     expected = with_gradients(function, inputs, dy)

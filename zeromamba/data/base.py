@@ -87,8 +87,9 @@ def stratified(indices: Tensor, labels: Tensor, share: float, generator: torch.G
         share: of each class to hold out, rounded; at least one image of two, never all of them.
     """
     held_out = []
-    _, sizes = (of := labels[indices]).unique(return_counts=True)
-    for members in indices[of.argsort(stable=True)].split(sizes.tolist()):
+    classes = labels[indices]
+    _, sizes = classes.unique(return_counts=True)
+    for members in indices[classes.argsort(stable=True)].split(sizes.tolist()):
         count = max(round(share * len(members)), 1) if len(members) > 1 else 0
         order = torch.randperm(len(members), generator=generator)
         held_out.append(members[order[: min(count, len(members) - 1)]])
@@ -131,8 +132,8 @@ def choose_validation_classes(seen: Tensor, seed: int, source: str) -> tuple[Ten
     """
     if len(seen) < 3:
         raise ValueError(
-            f"{source} leaves {len(seen)} seen classes, expected at least 3, one of which validation holds out: add "
-            "classes with images that are not in the unseen list"
+            f"{source}: {len(seen)} seen classes, expected at least 3, one of which validation holds out: add classes "
+            "with images that are not among the unseen ones"
         )
     count = min(max(math.ceil(len(seen) / 5), 2), len(seen) - 2)
     order = torch.randperm(len(seen), generator=torch.Generator().manual_seed(seed))

@@ -17,7 +17,7 @@ def read_table(path: Path, *, header: bool) -> tuple[tuple[str, ...], dict[str, 
     """Read lines of a name and numbers, all of the same length.
 
     Args:
-        path: comma-separated, UTF-8.
+        path: comma-separated, UTF-8; a first line "sep=,", which Excel may write, is skipped.
         header: the first line names the columns.
 
     Returns:

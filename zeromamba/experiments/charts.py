@@ -133,5 +133,7 @@ def _mark(experiment: Experiment, cells: list[Cell]) -> str:
 
 def _caption(experiment: Experiment, cells: list[Cell], shown: str) -> str:
     seeds = ", ".join(map(str, sorted({result["seed"] for cell in cells for result in cell.results()})))
-    made = choices((cell.data.name, variant(cell.settings)) for cell in cells)
-    return f"{experiment.title}. {_mark(experiment, cells)}{shown}Seeds {seeds}; {made}; protocol: {how_chosen(cells)}."
+    cells_of_data = [group[0] for group in _by_dataset(cells)]  # of which no row has a variant of its own
+    variants = choices((cell.data.name, variant(cell.settings)) for cell in cells_of_data)
+    made = f"Seeds {seeds}; {variants}; protocol: {how_chosen(cells)}."
+    return f"{experiment.title}. {_mark(experiment, cells)}{shown}{made}"

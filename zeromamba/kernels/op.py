@@ -226,8 +226,8 @@ def _backward(
     """The gradients of the tensors that there are, in their order."""
     inputs = Inputs(x, dt_low, dt_weight, dt_bias, A, B, C, D)
     with without_autocast(x.device), torch.cuda.device_of(x):
-        of = implementation(impl)
-        gradients = of.backward(dy, kept, inputs, decoded(tuple(routes)), discretization, softplus)
+        module = implementation(impl)
+        gradients = module.backward(dy, kept, inputs, decoded(tuple(routes)), discretization, softplus)
     return [gradient for gradient in gradients if gradient is not None]
 
 
