@@ -247,6 +247,13 @@ def test_a_backbone_of_another_data_set_is_not_set_beside(checkpoint, run, tiny,
         ERF(checkpoint, beside=(other,), device="cpu").draw(run)
 
 
+def test_tsne_leaves_out_a_kind_of_class_with_too_few_images_and_says_so(checkpoint, run, capsys):
+    few = replace(run, data=replace(run.data, test_unseen=run.data.test_unseen[:3]))
+    figure = TSNE(checkpoint, device="cpu").draw(few)
+    assert [axes.get_ylabel() for axes in figure.axes[::2]] == ["seen classes"]
+    assert "note: 3 test images of unseen classes: left out, t-SNE needs 4\n" in capsys.readouterr().out
+
+
 def test_tsne_is_the_same_for_the_same_seed_and_keeps_apart_what_is_apart():
     rng = np.random.default_rng(0)
     values = np.concatenate([rng.normal(0, 1, (20, 64)), rng.normal(9, 1, (20, 64))])

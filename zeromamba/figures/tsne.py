@@ -16,6 +16,7 @@ from .run import ClassCommand, Run
 from .style import COLOURS, MARKERS, new_figure, readable
 
 PERPLEXITY = 30  # scikit-learn's default, lowered where there are few images
+LEAST = 4  # images of a kind of class, to be shown
 
 
 class ImageFeatures(NamedTuple):
@@ -42,15 +43,11 @@ def features(run: Run, indices: Tensor) -> ImageFeatures:
 
 
 def embed(values: Floats, seed: int) -> Floats:
-    """t-SNE of values (m, d) to (m, 2), the same for the same seed.
+    """t-SNE of values (m, d), m at least `LEAST`, to (m, 2), the same for the same seed.
 
     Raises:
-        ValueError: with fewer than 4 images, or values that are not finite.
+        ValueError: for values that are not finite.
     """
-    if len(values) < 4:
-        raise ValueError(
-            f"t-SNE of {len(values)} images: expected at least 4; name more --classes, or raise --per-class or --count"
-        )
     if not np.isfinite(values).all():
         raise ValueError("the features are not finite: has the training diverged?")
     perplexity = min(PERPLEXITY, (len(values) - 1) / 3)
@@ -95,9 +92,18 @@ class TSNE(ClassCommand):
         data = run.data
         pools = {"unseen classes": data.test_unseen, "seen classes": data.test_seen}
         picked = {kind: self.pick(data, pool) for kind, pool in pools.items()}
-        rows = {kind: features(run, indices) for kind, indices in picked.items() if len(indices)}
-        if not rows:
+        if not any(map(len, picked.values())):
             raise ValueError(f"{data.name!r} has no test image of {', '.join(self.classes)}")
+        few = {kind: len(indices) for kind, indices in picked.items() if 0 < len(indices) < LEAST}
+        enough = {kind: indices for kind, indices in picked.items() if len(indices) >= LEAST}
+        told = ", ".join(f"{count} test images of {kind}" for kind, count in few.items())
+        if not enough:
+            raise ValueError(
+                f"{told}: t-SNE needs {LEAST} of a kind; name more --classes, or raise --per-class or --count"
+            )
+        if few:
+            print(f"note: {told}: left out, t-SNE needs {LEAST}")
+        rows = {kind: features(run, indices) for kind, indices in enough.items()}
         shown = (
             f"t-SNE of test images (classes and images drawn with seed {self.seed}); the figure chooses nothing. Left: "
             "pooled visual feature g of (8). Right: semantic representation ψ of (9). Mean silhouettes are of the "
