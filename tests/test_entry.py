@@ -96,6 +96,23 @@ def test_a_crash_of_a_process_that_reads_images_keeps_its_traceback():
         raise worker_error("Segmentation fault")
 
 
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (MemoryError("no room"), "error: no room\ntake less; goes on"),
+        (torch.OutOfMemoryError("too large"), "error: too large\ntake less; goes on"),
+        (ImportError("timm is missing"), "error: timm is missing; goes on"),
+        (FloatingPointError("the loss is nan"), "error: the loss is nan"),  # and would be again
+        (KeyboardInterrupt(), "interrupted: goes on"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_what_goes_on_and_what_helps_is_told_where_it_does(error, told):
+    with pytest.raises(SystemExit) as end, errors_in_one_line("goes on", memory="take less"):
+        raise error
+    assert end.value.code == told
+
+
 def test_a_full_disk_names_the_file(tmp_path, monkeypatch):
     full = OSError(errno.ENOSPC, "No space left on device")  # as a file's `write` says it
     monkeypatch.setattr(files.os, "fsync", Mock(side_effect=full))

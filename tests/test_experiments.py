@@ -19,7 +19,9 @@ from zeromamba.backbones import build_backbone
 from zeromamba.backbones.local_vim import LocalVim
 from zeromamba.backbones.local_vmamba import LocalVMamba
 from zeromamba.backbones.vim import Vim
+from zeromamba.build import build_model
 from zeromamba.data import load_dataset
+from zeromamba.experiments import __main__ as main_module
 from zeromamba.experiments import run as run_module
 from zeromamba.experiments.__main__ import CommandLine, main, plan_all
 from zeromamba.experiments.grids import EXPERIMENTS, REDUCED_NOTE, at_reduced_size
@@ -150,6 +152,58 @@ def test_what_ends_an_experiment_is_told_in_one_line_that_says_how_to_go_on(tiny
             run("table1", "--datasets", tiny, "--out", tmp_path)
 
 
+def test_the_table_is_there_after_the_first_run(tiny, tmp_path, monkeypatch):
+    result = run_module.SeedRun.result
+
+    def interrupted(self):
+        if self.settings.image_size > 32:
+            raise KeyboardInterrupt
+        return result(self)
+
+    monkeypatch.setattr(run_module.SeedRun, "result", interrupted)
+    with pytest.raises(SystemExit, match="interrupted"):
+        run("table7", "--datasets", tiny, "--out", tmp_path)
+    assert [row["czsl"] != "" for row in table_of(tmp_path / "table7").values()] == [True, False, False]
+
+
+def test_every_row_is_run_for_a_seed_before_the_next_seed(tiny, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(run_module, "SeedRun", Mock())
+    data = load_dataset(str(tiny), Path(), seed=0)
+    cells = run_module.plan(REDUCED["table7"], data, {"dataset": str(tiny), "seeds": (0, 1)}, tmp_path)
+    list(run_module.run_all(cells, torch.device("cpu")))
+    ran = [(call.args[2], call.args[0].image_size) for call in run_module.SeedRun.call_args_list]
+    assert ran == [(seed, size) for seed in (0, 1) for size in (32, 48, 64)]
+
+
+def test_runs_that_differ_have_folders_of_their_own_and_parameters_are_the_whole_model_s(tiny, tmp_path):
+    data, common = load_dataset(str(tiny), Path(), seed=0), {"dataset": str(tiny)}
+    names = {
+        run_module.run_name(replace(Settings(), **changes), Settings())
+        for changes in (
+            {},
+            {"protocol": "paper"},
+            {"gamma": 0.3},
+            {"precision": "bf16"},
+            {"device": "cpu", "workers": 0},
+        )
+    }
+    assert names == {"unchanged", "protocol=paper", "gamma=0.3", "precision=bf16"}
+    (cell, *_) = run_module.plan(REDUCED["table7"], data, common, tmp_path)
+    assert cell.params == sum(p.numel() for p in build_model(cell.settings, data.V).parameters())
+
+
+@pytest.mark.parametrize(("reduced", "folder"), [((), "runs/experiments"), (("--reduced",), "runs/reduced")])
+def test_reduced_runs_are_kept_apart_from_whole_ones(reduced, folder, monkeypatch):
+    monkeypatch.setattr(main_module, "plan_all", lambda command, experiment, out: sys.exit(f"{out}"))
+    with pytest.raises(SystemExit, match=rf"^{folder}$"):
+        main(["table1", "--device", "cpu", *reduced])
+
+
+def test_a_zero_that_is_given_is_not_left_to_the_preset():
+    common = CommandLine("table1", gamma=0.0, workers=0).common()
+    assert (common["gamma"], common["workers"]) == (0.0, 0)
+
+
 def test_a_data_set_named_twice_has_its_rows_once(tiny, tmp_path):
     command = CommandLine("table1", datasets=(str(tiny), str(tiny)))
     assert len(plan_all(command, REDUCED["table1"], tmp_path)) == 1
@@ -247,6 +301,16 @@ def test_a_stand_in_is_a_small_one_of_the_same_architecture(name, kind):
     assert type(backbone) is kind
     assert sum(p.numel() for p in backbone.parameters()) < 2_000_000
     assert backbone(torch.randn(2, 3, 64, 64)).pooled.shape == (2, backbone.channels)
+
+
+def test_a_reduced_row_is_small_and_keeps_what_tells_it_from_others():
+    small = {"nano", "vim-nano", "localvim-nano", "localvmamba-nano", "deit-tiny"}
+    for experiment in REDUCED.values():
+        for row in experiment.rows:
+            settings = run_module.row_settings(experiment, row, {"dataset": "demo"})
+            assert (settings.backbone in small, settings.weights, settings.epochs) == (True, None, 3)
+            assert settings.image_size <= 64
+    assert [row.changes["image_size"] for row in REDUCED["table7"].rows] == [32, 48, 64]
 
 
 def test_printed_numbers_stand_beside_measured_ones(tiny):
@@ -408,6 +472,15 @@ def test_the_rows_are_the_paper_s():
         ("table6", "ViT-Base"): {"backbone": "vit-base", **mlp},
         ("table6", "VMamba-Small"): {"backbone": "small", **mlp},
         ("table6", "ZeroMamba-Small"): {},
+    }
+    whole = {name: [row.changes for row in experiment.rows] for name, experiment in EXPERIMENTS.items()}
+    assert whole["table7"] == [{"image_size": n} for n in (224, 384, 448)]
+    assert whole["table1"] == whole["table3"] == whole["figure7"] == [{}]
+    assert whole["figure1"] == whole["table4"] + whole["table6"][:-1], "whose last row is one of Table 4"
+    assert {name: experiment.datasets for name, experiment in EXPERIMENTS.items()} == {
+        **dict.fromkeys(("table1", "table4", "table6", "table7", "figure1"), ("cub", "sun", "awa2")),
+        **dict.fromkeys(("table5", "figure6", "figure7"), ("cub", "sun")),
+        "table3": ("imagenet",),
     }
     for experiment in EXPERIMENTS.values():
         assert all(row.printed[1] == row.name for row in experiment.rows if row.printed)

@@ -15,10 +15,11 @@ from shared import DATA
 from torch import nn
 
 import train
-from zeromamba import build, figures
+from zeromamba import build, figures, measuring
 from zeromamba.build import load_data_sets
 from zeromamba.checkpoint import load_checkpoint
 from zeromamba.data import ImageDataset, normalise
+from zeromamba.evaluation import seen_unseen_curve
 from zeromamba.figures import run as run_module
 from zeromamba.figures.__main__ import main
 from zeromamba.measuring import loader, represent
@@ -29,11 +30,14 @@ try:
 except ModuleNotFoundError as error:
     pytest.skip(str(error), allow_module_level=True)
 
-from zeromamba.figures.attention import Attention, attention_rows
+from sklearn.metrics import silhouette_score
+
+from zeromamba.figures import attention, erf, gamma, style, tsne
+from zeromamba.figures.attention import Attention, Panel, Row, attention_rows
 from zeromamba.figures.erf import ERF, effective_receptive_field, share_of_pixels
 from zeromamba.figures.gamma import Gamma, gamma_curve
 from zeromamba.figures.run import load_run
-from zeromamba.figures.tsne import TSNE, embed, features
+from zeromamba.figures.tsne import TSNE, ImageFeatures, embed, features
 
 FIGURES = {"attention": Attention, "tsne": TSNE, "erf": ERF, "gamma": Gamma}
 
@@ -107,6 +111,55 @@ def test_captions_name_the_images_and_the_protocol(name, drawn):
     assert "no test image" in text if name == "erf" else "est images" in text and "chooses nothing" in text
 
 
+def of_record(run, **changes):
+    """The run, as if its checkpoint said otherwise."""
+    return replace(run, checkpoint=replace(run.checkpoint, record=replace(run.checkpoint.record, **changes)))
+
+
+def test_a_caption_has_the_checkpoint_s_own_seed_epoch_and_protocol(run):
+    described = of_record(run, seed=7, epoch=9, chosen_by="somehow").described
+    assert described == (
+        f"data set {run.data.name}, VMamba-Nano, variant released, 64 px, seed 7, epoch 9; protocol: somehow"
+    )
+    assert "epoch" not in of_record(run, epoch=0, chosen_by="somehow").described, "which released ones do not tell"
+
+
+def test_a_released_checkpoint_is_measured_by_the_paper_s_protocol_on_the_data_that_are_named(monkeypatch, tmp_path):
+    monkeypatch.setattr(
+        run_module, "load_trained", lambda path, checkpoint, settings: (checkpoint, nn.Linear(1, 1), None)
+    )
+    settings = load_run(Gamma(tmp_path / "CUB.pth", dataset="cub", data_root=tmp_path, device="cpu")).settings
+    assert (settings.protocol, settings.fixed_gamma(), settings.data_root) == ("paper", 0.3, tmp_path)
+
+
+def test_a_figure_of_a_run_from_another_machine_takes_what_this_one_has(run, monkeypatch):
+    monkeypatch.setattr(
+        run_module, "load_trained", lambda path, checkpoint, settings: (checkpoint, nn.Linear(1, 1), None)
+    )
+    far = of_record(run, settings=replace(run.settings, device="cuda:7", scan="triton")).checkpoint
+    monkeypatch.setattr(run_module, "load_checkpoint", lambda path: far)
+    settings = load_run(Gamma(run.checkpoint.source, device="cpu")).settings
+    assert (settings.device, settings.scan, settings.data_root) == ("auto", "auto", run.settings.data_root)
+
+
+def test_figures_go_beside_the_checkpoint_each_under_its_own_name(checkpoint):
+    names = {name: command(checkpoint).file for name, command in FIGURES.items()}
+    assert names == {name: checkpoint.with_name(f"model_{name}.png") for name in FIGURES}
+
+
+def test_a_caption_is_whole_and_as_wide_as_its_figure_and_names_are_no_formulas():
+    words = " ".join(f"word{k}" for k in range(60))
+    with style.new_figure(3.0, words, width=2.0) as narrow:
+        text = narrow.text(0, 0, style.readable("has_bill::curved+$1"))
+    with style.new_figure(3.0, words, width=4.0) as wide:
+        pass
+    assert (text.get_text(), text.get_parse_math()) == ("has bill: curved $1", False)
+    lines = narrow.get_supxlabel().splitlines()
+    assert " ".join(lines) == words
+    assert max(map(len, lines)) * style.CHARACTER * style.CAPTION_SIZE / 72 <= 2.0
+    assert narrow.get_figheight() > wide.get_figheight() > 3.0
+
+
 def test_a_checkpoint_chosen_on_test_images_says_so(checkpoint, run):
     record = replace(run.checkpoint.record, chosen_by=Settings(protocol="paper").chosen_by)
     chosen_on_test = replace(run, checkpoint=replace(run.checkpoint, record=record))
@@ -132,6 +185,58 @@ def test_attention_drawn_is_the_model_s_and_sums_to_one(drawn, run):
     assert len(maps) > 2
     for drawn_map in maps:
         assert drawn_map.sum() / drawn_map.size == pytest.approx(1, rel=1e-5)
+
+
+def test_attributes_of_the_largest_weights_are_shown_below_zero_too_and_none_of_no_weight(run):
+    Z, indices = run.data.Z.clone(), run.data.test_unseen[:1]
+    Z[run.data.labels[indices]] = torch.tensor([0.3, -0.9, 0.0, 0.2])
+    (row,) = attention_rows(replace(run, data=replace(run.data, Z=Z)), indices, attributes=4)
+    assert [panel.attribute for panel in row.panels] == ["green", "red", "large"]
+
+
+@pytest.mark.parametrize("gamma", [2.0, -2.0])
+def test_a_prediction_is_made_with_the_run_s_gamma(run, gamma):
+    """Which subtracts more from a seen class than any probability, or adds it."""
+    rows = attention_rows(of_record(run, gamma=gamma), run.data.test_unseen, attributes=1)
+    classes = run.data.unseen if gamma > 0 else run.data.seen
+    assert {row.predicted for row in rows} <= {run.data.class_names[c] for c in classes}
+
+
+def test_what_cannot_be_shown_is_named(run, checkpoint):
+    with pytest.raises(ValueError, match="'full' has no SLP, hence no attention map"):
+        attention_rows(replace(run, model=nn.Linear(1, 1)), run.data.test_unseen, attributes=1)
+    untested = replace(run, data=replace(run.data, test_seen=run.data.test_seen[:0]))
+    for command in Attention, TSNE:
+        with pytest.raises(ValueError, match=rf"'{run.data.name}' has no test image of class 0, class 1"):
+            command(checkpoint, classes=("class 0", "class 1")).draw(untested)
+
+
+def test_each_map_lies_over_its_image_all_on_one_scale_and_is_named():
+    image, even = Image.new("RGB", (60, 40)), np.full((2, 3), 1 / 6)
+    M = np.array([[0.5, 0.1, 0.1], [0.1, 0.1, 0.1]])
+    seen = Row(image, "Jay", True, "Jay", (Panel("red", M, 1.5, 0.25), Panel("blue", even, -0.5, 0.75)))
+    unseen = Row(image, "Emu", False, "Jay", (Panel("red", even, 1.0, 0.5),))
+    figure = attention.draw([seen, unseen], "caption")
+    assert [axes.get_title() for axes in figure.axes[:6]] == [
+        "Jay\nseen class ✓", "red\nψ 1.50, z 0.25", "blue\nψ -0.50, z 0.75",
+        "Emu\nunseen class ✗\nJay", "red\nψ 1.00, z 0.50", "",
+    ]  # fmt: skip
+    for axes, shown in (figure.axes[1], M), (figure.axes[2], even), (figure.axes[4], even):
+        heat = axes.images[1]
+        np.testing.assert_allclose(heat.get_array(), 6 * shown)
+        assert heat.get_clim() == (0, pytest.approx(3))
+        assert heat.get_extent() == [-0.5, 59.5, 39.5, -0.5]
+
+
+@pytest.mark.parametrize(("classes", "labels"), [((), {4, 5}), (("class 0", "class 5"), {0, 5})])
+def test_attention_is_drawn_of_test_images_of_unseen_classes_unless_named(
+    run, checkpoint, classes, labels, monkeypatch
+):
+    given = []
+    monkeypatch.setattr(attention, "attention_rows", lambda *a: given.extend(a[1].tolist()) or attention_rows(*a))
+    Attention(checkpoint, classes=classes, per_class=9).draw(run)
+    tested = torch.cat([run.data.test_seen, run.data.test_unseen]).tolist()
+    assert sorted(given) == sorted(i for i in tested if int(run.data.labels[i]) in labels)
 
 
 def test_the_class_named_beside_an_image_is_the_run_s_prediction(folder, run):
@@ -171,6 +276,34 @@ def test_the_gamma_curve_passes_through_the_run_s_own_numbers(folder, drawn, run
         assert y[np.searchsorted(x, chosen.gamma)] == pytest.approx(100 * reported[name])
 
 
+def test_gamma_is_drawn_in_probabilities(run, monkeypatch):
+    def score_split(*arguments):
+        scores = measuring.score_split(*arguments)
+        return replace(scores, logits=1000 * scores.logits)
+
+    monkeypatch.setattr(gamma, "score_split", score_split)
+    steps = gamma_curve(run)[0].steps
+    assert len(steps) > 0
+    assert np.abs(steps).max() <= 1
+
+
+@pytest.mark.parametrize("own", [-0.3, 0.1, 2.0])
+def test_the_gamma_of_the_run_is_on_the_curve_wherever_it_lies(own):
+    rng = np.random.default_rng(0)
+    p, labels = rng.dirichlet(np.ones(4), 40), np.arange(40) % 4
+    curve = seen_unseen_curve(p, labels, np.array([True, True, False, False]))
+    chosen = curve.at(own)
+    (axes,) = gamma.draw(curve, chosen, "caption").axes
+    low, high = axes.get_xlim()
+    assert low < own < high
+    assert max(high, 0.0) > curve.steps[-1]
+    assert [line.get_xdata() for line in axes.lines if line.get_linestyle() == ":"] == [[own, own]]
+    labels = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert labels == [f"{name} {100 * getattr(chosen, name):.1f}" for name in ("U", "S", "H")]
+    dots = [line.get_xydata().tolist() for line in axes.lines if line.get_marker() == "o"]
+    assert dots == [[[own, 100 * getattr(chosen, name)]] for name in ("U", "S", "H")]
+
+
 def test_receptive_field_of_one_convolution_is_exactly_its_window():
     torch.manual_seed(0)
     convolution = nn.Conv2d(3, 4, kernel_size=3, padding=1, bias=False)
@@ -203,6 +336,54 @@ def test_share_of_pixels_is_the_share_where_all_contribute_alike_and_one_pixel_w
     for share in (0.2, 0.5, 0.99):
         assert share_of_pixels(even, share) == pytest.approx(share)
         assert share_of_pixels(one, share) == 0.01
+
+
+def test_receptive_fields_are_drawn_relative_to_their_largest_value_on_one_scale():
+    few, even = np.array([[1.0, 0.1], [0.01, 0.0]]), np.full((2, 2), 3.0)
+    figure = erf.draw([("few", 1000 * few), ("even", even)], "caption")
+    first, second, _ = figure.axes
+    np.testing.assert_allclose(first.images[0].get_array(), [[0, -1], [-2, erf.LOWEST]], atol=1e-12)
+    np.testing.assert_allclose(second.images[0].get_array(), 0, atol=1e-12)
+    assert first.images[0].get_clim() == second.images[0].get_clim() == (pytest.approx(-1.96), 0)
+    assert first.get_xlabel() == "50% of it in 25.0% of the pixels, 99% in 50.0%"
+
+
+def test_receptive_fields_are_of_training_images_drawn_with_the_seed(checkpoint, run, monkeypatch):
+    measured = []
+
+    def measure(model, batches, of):
+        measured.append((model, [int(i) for _, index in batches for i in index], {x.shape for x, _ in batches}))
+        return np.ones((2, 2))
+
+    monkeypatch.setattr(erf, "_measure", measure)
+    for seed in (0, 1):
+        figure = ERF(checkpoint, images=5, image_size=32, seed=seed, device="cpu").draw(run)
+    (before, first, shapes), (after, same, _), (_, other, _), _ = measured
+    assert set(first) <= set(run.data.trainval.tolist())
+    assert (len(set(first)), shapes) == (5, {(1, 3, 32, 32)})
+    assert first == same != other
+    assert after is run.model
+    torch.testing.assert_close(before.state_dict(), ERF(checkpoint, device="cpu").untrained(run).state_dict())
+    assert not torch.equal(next(before.parameters()), next(after.parameters()))
+    assert "mean over training images (5 of them, at 32 px); no test image" in texts(figure)
+    assert figure.axes[0].get_title() == "before training (random weights)"
+
+
+def test_a_receptive_field_is_that_of_images_as_in_training(run):
+    indices = run.data.trainval[:2]
+    images = torch.stack([ImageDataset(run.data.images, indices, 64)[j][0] for j in range(2)])
+    expected = effective_receptive_field(lambda x: run.model.backbone(x).map, [normalise(images)])
+    found = erf._measure(run.model, loader(run.data, indices, replace(run.settings, batch_size=1)), run)
+    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-3 * expected.max())
+
+
+@pytest.mark.parametrize(
+    ("before", "weights", "title"),
+    [("start", "released", "pretrained"), ("start", None, "random weights"), ("random", "released", "random weights")],
+)
+def test_what_training_is_compared_with_is_named(before, weights, title, checkpoint, run):
+    began = replace(run, settings=replace(run.settings, backbone="small", weights=weights))
+    assert ERF(checkpoint, before=before)._before(began) == f"before training ({title})"
 
 
 def test_before_training_are_the_weights_that_the_run_began_with(checkpoint, run, tiny, tmp_path):
@@ -274,6 +455,39 @@ def test_tsne_draws_the_features_that_the_model_decides_by(run):
     with torch.inference_mode():
         np.testing.assert_allclose(f.visual, run.model.backbone(images).pooled, rtol=1e-4, atol=1e-5)
     assert f.labels.tolist() == run.data.labels[indices].tolist()
+
+
+def test_silhouettes_are_of_the_features_and_points_are_named_by_their_class():
+    rng = np.random.default_rng(0)
+    labels = np.array([5, 2] * 8)
+    visual, semantic = rng.normal(size=(16, 3)) + 4 * (labels[:, None] == 5), rng.normal(size=(16, 3))
+    names = tuple(f"class_{c}" for c in range(6))
+    figure = tsne.draw({"unseen classes": ImageFeatures(visual, semantic, labels)}, names, 1, "caption")
+    left, right = figure.axes
+    assert left.get_ylabel() == "unseen classes"
+    for axes, name, values in (left, "visual features g", visual), (right, "semantic features ψ", semantic):
+        assert axes.get_title() == f"{name}: silhouette {silhouette_score(values, labels):z.2f}"
+        points = embed(values, 1)
+        for shown, c in zip(axes.collections, (2, 5), strict=True):
+            np.testing.assert_array_equal(shown.get_offsets(), points[labels == c])
+            assert shown.get_label() == f"class {c}"
+
+
+def test_tsne_is_drawn_of_test_images_unseen_classes_first(run, checkpoint, monkeypatch):
+    given = []
+    monkeypatch.setattr(tsne, "features", lambda *a: given.append(a[1].tolist()) or features(*a))
+    figure = TSNE(checkpoint).draw(run)
+    assert [sorted(indices) for indices in given] == [run.data.test_unseen.tolist(), run.data.test_seen.tolist()]
+    assert [axes.get_ylabel() for axes in figure.axes[::2]] == ["unseen classes", "seen classes"]
+    assert "Mean silhouettes are of the features before t-SNE" in texts(figure)
+
+
+def test_which_images_of_a_class_are_drawn_depends_on_the_seed(checkpoint, run):
+    few = [
+        TSNE(checkpoint, classes=("class 0",), per_class=1, seed=s).pick(run.data, run.data.trainval) for s in range(9)
+    ]
+    assert {len(indices) for indices in few} == {1}
+    assert len({int(indices) for indices in few}) > 1
 
 
 def test_classes_drawn_at_random_are_the_same_for_the_same_seed(checkpoint, run):

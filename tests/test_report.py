@@ -32,6 +32,23 @@ def test_several_seeds_fit_a_terminal_of_80_columns(demo):
         assert text in shown, text
 
 
+def test_each_row_has_its_own_numbers_and_the_caption_tells_how_they_were_made(demo):
+    data = replace(demo, name="cub")
+    accuracies = dict(zip(METRICS, (0.61, 0.52, 0.43, 0.34, 0.25), strict=True))
+    results = [accuracies | {"seed": k, "gamma": 0.1, "chosen_by": how} for k, how in ((0, "so"), (4, "otherwise"))]
+    settings = replace(preset("cub", "paper"), image_size=224)
+    shown = plain(result_table(settings, data, results))
+    cells = ([cell.strip() for cell in line.split("│")[1:-1]] for line in shown.splitlines() if "│" in line)
+    rows = {name: numbers for name, *numbers in cells}
+    assert "38 seen + 10 unseen classes" in shown
+    assert rows["this run [1]"][:5] == ["61.0", "52.0", "43.0", "34.0", "25.0"]
+    assert rows["chance"] == ["10.0", "", "", "", "", ""], "of the unseen classes"
+    assert rows["paper [2]"] == ["80.0", "72.1", "76.4", "74.2", "", "0.3"]
+    caption = " ".join(shown.split())
+    assert "[1] VMamba-Small, variant released, 224 px, 2 seeds" in caption
+    assert "; so (seed 4: otherwise) [2] Table 1: VMamba-Small, 448 px; gamma fixed by hand" in caption
+
+
 def test_the_network_is_named_with_whatever_is_not_as_usual():
     usual = preset("cub", "paper")
     assert network(usual) == "VMamba-Small"

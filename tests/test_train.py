@@ -21,6 +21,8 @@ import train
 from zeromamba import training
 from zeromamba.build import load_data_sets
 from zeromamba.checkpoint import load_checkpoint
+from zeromamba.messages import option
+from zeromamba.runs import check_same_run
 from zeromamba.settings import Settings, preset
 
 TINY = [
@@ -200,6 +202,10 @@ BEST_ON_TEST = "best epochs on test images (one for CZSL, another for U, S, H an
             Settings(protocol="paper", components="baseline"),
             f"{BEST_ON_TEST}, gamma fixed by hand for the whole ZeroMamba (as the released code)",
         ),
+        (
+            Settings(protocol="paper", components="baseline", gamma=0.3),
+            f"{BEST_ON_TEST}, gamma fixed by hand (as the released code)",
+        ),
     ],
 )
 def test_how_a_number_was_chosen(settings, label):
@@ -286,14 +292,22 @@ def test_errors_before_training_name_what_is_wrong(tiny, tmp_path, finished, mon
     "setting",
     [
         ("--epochs", "0"),
+        ("--batch-size", "0"),
+        ("--image-size", "0"),
         ("--lr", "-1"),
+        ("--lr-mlp", "0"),
+        ("--logit-scale", "0"),
+        ("--workers", "-1"),
+        ("--weight-decay", "-0.1"),
+        ("--lambda-sc", "-0.1"),
         ("--lr", "inf"),
         ("--lambda-sc", "inf"),
         ("--gamma", "nan"),
-        ("--drop-path", "2"),
+        ("--drop-path", "1"),
+        ("--freeze-backbone", "--weights", "None"),
         ("--seeds", "1", "1"),
         ("--seeds", "-1"),
-        ("--seeds", "0", "9223372036854775808"),
+        ("--seeds", "0", "4294967296"),
         ("--data-seed", "-1"),
         ("--backbone", "huge"),
         ("--nosuch", "1"),
@@ -436,8 +450,10 @@ def test_a_tilde_is_the_home_folder(tmp_path, monkeypatch):
 
 def test_seeds_that_are_added_to_a_run_join_those_it_has(tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(train, "train", Mock())
-    for seeds in ("2", "0"), ("3", "0"):
-        main("--dataset", tiny, "--out", tmp_path, *TINY, "--seeds", *seeds)
+    main("--dataset", tiny, "--out", tmp_path, *TINY, "--seeds", "2", "0")
+    (tmp_path / "versions.json").write_text("those that it began with")
+    main("--dataset", tiny, "--out", tmp_path, *TINY, "--seeds", "3", "0")
+    assert (tmp_path / "versions.json").read_text() == "those that it began with"
     assert train.train.call_args.args[0].seeds == (2, 0, 3)
     assert json.loads((tmp_path / "settings.json").read_text())["seeds"] == [2, 0, 3]
 
@@ -484,10 +500,31 @@ def test_settings_that_came_later_have_their_defaults():
         Settings.from_json({**earlier, "later": 1}, "file")
 
 
+def test_settings_come_back_from_their_file_as_they_were():
+    changed = Settings(
+        dataset="cub", data_root=Path("/data"), weights=Path("/weights/w.pth"), seeds=(3, 1), gamma=0.3, drop_path=0.1
+    )
+    for settings in changed, replace(changed, weights=None), replace(changed, weights="released"):
+        assert Settings.from_json(json.loads(json.dumps(settings.to_json())), "file") == settings
+
+
+def test_only_what_concerns_the_machine_may_change_while_a_run_goes_on():
+    begun, folder = Settings(), Path("run")
+    elsewhere = {"data_root": Path("/data"), "device": "cuda:1", "workers": 0, "check_images": False, "scan": "torch"}
+    check_same_run(begun, replace(begun, **elsewhere, grad_checkpoint=True, seeds=(5,), dataset="/moved/demo"), folder)
+    for change in (
+        {"batch_size": 4}, {"precision": "bf16"}, {"lr": 0.1}, {"gamma": 0.0}, {"protocol": "paper"}, {"data_seed": 1},
+        {"weights": None}, {"image_size": 224}, {"components": "baseline"}, {"preset": "small"}, {"drop_path": 0.0},
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=rf"holds a run with {option(*change)} .*, not "):
+            check_same_run(begun, replace(begun, **change), folder)
+
+
 def test_presets_are_the_paper_s_settings():
     cub, sun, awa2 = (preset(name, "paper") for name in ("cub", "sun", "awa2"))
     assert [s.lambda_sc for s in (cub, sun, awa2)] == [1.0, 0.2, 0.0]
     for s in (cub, sun, awa2):
         assert (s.backbone, s.image_size, s.batch_size, s.epochs) == ("small", 448, 16, 100)
         assert (s.optimizer, s.lr, s.lr_mlp, s.weight_decay) == ("sgd", 1e-3, 1e-4, 1e-3)
+        assert preset(s.dataset, "small").lambda_sc == s.lambda_sc
         assert s.gamma is None, "chosen on validation classes unless the paper's protocol is asked for"

@@ -266,5 +266,7 @@ def test_damaged_and_missing_safetensors_are_named(tmp_path):
     path.write_bytes(path.read_bytes()[:2000])
     with pytest.raises(ValueError, match=r"model\.safetensors: not a whole safetensors file"):
         load_safetensors(path)
-    with pytest.raises(FileNotFoundError, match=r"other\.safetensors"):
+    with pytest.raises(FileNotFoundError, match=r"other\.safetensors: .*, beside it model\.safetensors$"):
         load_safetensors(tmp_path / "other.safetensors")
+    with pytest.raises(ValueError, match=rf"{tmp_path} is a folder: give a file of weights, as {path}$"):
+        load_safetensors(tmp_path)

@@ -49,7 +49,7 @@ def errors_in_one_line(
     except KeyboardInterrupt:
         sys.exit(f"interrupted: {goes_on}" if goes_on else "interrupted")
     except (torch.OutOfMemoryError, MemoryError) as error:
-        sys.exit(f"error: {error or 'out of memory'}\n{memory}{after}")
+        sys.exit(f"error: {str(error) or 'out of memory'}\n{memory}{after}")
     except BrokenPipeError:  # nothing reads on, as behind `| head`, and what is still to be printed goes nowhere
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(goes_on or 1)

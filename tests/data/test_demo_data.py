@@ -69,3 +69,9 @@ def test_an_image_shows_its_colour():
             "blue": b > 1.5 * max(r, g),
         }
         assert shown[colour], (colour, r, g, b)
+
+
+def test_each_shape_and_texture_is_drawn_otherwise():
+    for k in range(3):  # all that is random being the same
+        drawn = {draw(s, 0, t, np.random.default_rng(k)).tobytes() for s in range(4) for t in range(3)}
+        assert len(drawn) == 12

@@ -25,9 +25,12 @@ class Server:
     def __init__(self):
         self.content = CONTENT
         self.tag = '"first"'
+        self.date = ""  # Last-Modified
         self.ranges = True  # knows range requests
         self.breaks_after = []  # bytes sent before the connection ends, one entry a request
         self.says_length = True
+        self.chunked = False  # says the length of each piece instead
+        self.rounds_down = False  # sends a range from the first byte on
         self.status = 200
         self.asked = []  # the Range header of each request
         outer = self
@@ -49,7 +52,8 @@ class Server:
             handler.send_error(self.status)
             return
         start = 0
-        if wanted and self.ranges and handler.headers.get("If-Range", self.tag) == self.tag:
+        version = self.tag or self.date
+        if wanted and self.ranges and handler.headers.get("If-Range", version) == version:
             start = int(wanted.removeprefix("bytes=").removesuffix("-"))
         if start >= len(self.content):
             handler.send_response(416)
@@ -57,14 +61,21 @@ class Server:
             handler.send_header("Content-Length", "0")
             handler.end_headers()
             return
-        body = self.content[start:]
+        body = self.content[0 if self.rounds_down else start :]
         handler.send_response(206 if start else 200)
         if start:
-            handler.send_header("Content-Range", f"bytes {start}-{len(self.content) - 1}/{len(self.content)}")
+            first, last = len(self.content) - len(body), len(self.content) - 1
+            handler.send_header("Content-Range", f"bytes {first}-{last}/{len(self.content)}")
         if self.tag:
             handler.send_header("ETag", self.tag)
+        if self.date:
+            handler.send_header("Last-Modified", self.date)
         if self.says_length:
             handler.send_header("Content-Length", str(len(body)))
+        if self.chunked:
+            handler.send_header("Transfer-Encoding", "chunked")
+            pieces = [*(body[i : i + 1000] for i in range(0, len(body), 1000)), b""]
+            body = b"".join(f"{len(piece):x}\r\n".encode() + piece + b"\r\n" for piece in pieces)
         handler.end_headers()
         handler.wfile.write(body[: self.breaks_after.pop(0)] if self.breaks_after else body)
 
@@ -114,14 +125,30 @@ def test_a_server_without_ranges_starts_again(server, tmp_path, digest):
     assert (tmp_path / "file.bin").read_bytes() == CONTENT
 
 
-def test_a_file_that_changed_meanwhile_is_not_a_mixture(server, tmp_path):
+def test_a_server_that_sends_a_range_from_another_byte_on_makes_no_mixture(server, tmp_path):
+    server.rounds_down, server.breaks_after = True, [100_000]
+    download(server.url, tmp_path / "file.bin")
+    assert server.asked == [None, "bytes=100000-"]
+    assert (tmp_path / "file.bin").read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize(("tag", "resumed"), [('"second"', "bytes=150000-"), ("", None)])
+def test_a_file_that_changed_meanwhile_is_not_a_mixture(server, tmp_path, tag, resumed):
     path = tmp_path / "file.bin"
     server.breaks_after = [100_000, 0]
     with pytest.raises(DownloadError):
         download(server.url, path)
-    server.content, server.tag = CONTENT[::-1], '"second"'
+    server.content, server.tag, server.breaks_after = CONTENT[::-1], tag, [150_000]
     download(server.url, path)
     assert path.read_bytes() == CONTENT[::-1]
+    assert server.asked[-1] == resumed, "the earlier file's version is of no use any more"
+
+
+def test_a_date_is_a_version_too(server, tmp_path):
+    server.tag, server.date, server.breaks_after = "", "Mon, 01 Jan 2024 00:00:00 GMT", [100_000]
+    download(server.url, tmp_path / "file.bin")
+    assert server.asked == [None, "bytes=100000-"]
+    assert (tmp_path / "file.bin").read_bytes() == CONTENT
 
 
 @pytest.mark.parametrize("tag", ["", 'W/"weak"'])
@@ -158,6 +185,16 @@ def test_a_part_file_after_which_nothing_comes(server, tmp_path, kept):
 
 def test_a_length_that_nobody_knows(server, tmp_path):
     server.says_length = False
+    download(server.url, tmp_path / "file.bin")
+    assert (tmp_path / "file.bin").read_bytes() == CONTENT
+
+
+def test_a_part_of_unknown_length_is_not_taken_for_the_whole(server, tmp_path):
+    server.says_length, server.chunked = False, True
+    server.breaks_after = [1500]  # in the second of its pieces
+    with pytest.raises(DownloadError, match=r"file\.bin: broke off after 1,000 bytes"):
+        download(server.url, tmp_path / "file.bin")
+    assert not (tmp_path / "file.bin").exists()
     download(server.url, tmp_path / "file.bin")
     assert (tmp_path / "file.bin").read_bytes() == CONTENT
 
@@ -222,6 +259,17 @@ def test_unpacking_completes_a_folder_and_keeps_what_else_is_there(tmp_path):
     (out / "images/a/mine.jpg").write_bytes(b"mine")
     unpack(archive, {"set/images": out / "images"})
     assert tree(out / "images") == {"a/1.jpg": b"one", "a/mine.jpg": b"mine", "b/2.jpg": b"two"}
+
+
+@pytest.mark.parametrize(("member", "kind"), [("set/images", "file"), ("set/names.txt", "folder")])
+def test_what_is_in_the_way_of_a_member_is_named_and_kept(tmp_path, member, kind):
+    archive, place = pack(tmp_path / "a.zip", FILES), tmp_path / "out/place"
+    mine = place if kind == "file" else place / "mine"
+    mine.parent.mkdir(parents=True)
+    mine.write_bytes(b"mine")
+    with pytest.raises(ValueError, match=r"out/place is in the way: remove it"):
+        unpack(archive, {member: place})
+    assert mine.read_bytes() == b"mine"
 
 
 @pytest.mark.parametrize("suffix", ["zip", "tgz"])

@@ -172,6 +172,31 @@ def test_a_folder_s_attributes_get_vectors_that_its_loader_reads(tmp_path, capsy
     assert (tiny_folder / "word_vectors.csv").read_bytes() != before
 
 
+def test_a_file_that_is_named_is_not_replaced_unasked_nor_by_numbers_that_are_none(tmp_path, tiny_folder):
+    pytest.importorskip("gensim")
+    mine = tmp_path / "mine.npy"
+    mine.write_bytes(b"mine")
+    path = write_word2vec(
+        tmp_path / "w.bin", vocabulary("legs", "red", "brown") | {"wings": np.array([1, np.inf, 0, 0])}
+    )
+    assert run(tiny_folder, "--vectors", path, "--out", mine) == (
+        f"error: {mine} is there already: give --overwrite to replace it, or another --out"
+    )
+    message = run(tiny_folder, "--vectors", path, "--out", mine, "--overwrite")
+    assert message == f"error: {path}: numbers that are not finite, in words of wings"
+    assert mine.read_bytes() == b"mine"
+
+
+def test_a_write_that_fails_leaves_the_old_vectors(tmp_path, monkeypatch):
+    path = tmp_path / "v.npy"
+    embeddings.write(path, ("red",), np.ones((1, 4)))
+    before = path.read_bytes()
+    monkeypatch.setattr("zeromamba.files.os.fsync", Mock(side_effect=OSError("No space left on device")))
+    with pytest.raises(OSError, match="No space left"):
+        embeddings.write(path, ("red",), np.zeros((1, 4)))
+    assert path.read_bytes() == before
+
+
 def test_a_home_folder_is_found(tmp_path, tiny_folder, monkeypatch):
     pytest.importorskip("gensim")
     write_word2vec(tmp_path / "w.bin", vocabulary("wings"))
@@ -189,7 +214,7 @@ def test_an_interruption_ends_with_one_word(tmp_path, tiny_folder, monkeypatch):
 def test_the_forms_hold_the_same_numbers(tmp_path, tiny_folder, suffix):
     pytest.importorskip("gensim")
     known = vocabulary("legs", "red", "brown", "wings")
-    path, out = write_word2vec(tmp_path / "w.bin", known), tmp_path / f"v{suffix}"
+    path, out = write_word2vec(tmp_path / "w.bin", known), tmp_path / f"new/folder/v{suffix}"
     assert run(tiny_folder, "--vectors", path, "--out", out) is None
     if suffix == ".csv":
         array = np.array([row[1:] for row in csv.reader(out.read_text().splitlines())], float)

@@ -133,6 +133,25 @@ def test_what_it_fetches_is_what_the_loader_reads(site, tmp_path, capsys, cub):
     assert (tmp_path / "weights/vssm_small_0229_ckpt_epoch_222.pth").read_bytes() == b"weights"
 
 
+def test_photographs_are_counted_and_nothing_else_is(site, cub, capsys):
+    arguments = ("cub", "--data-root", cub.root, "--checkpoints", site)
+    photograph = cub.photographs / cub.files[0]
+    photograph = photograph.rename(photograph.with_suffix(".JPEG"))
+    assert run(*arguments) == 0
+    photograph.rename(photograph.with_suffix(".db"))
+    assert run(*arguments) == "1 of 4 sources are not complete"
+    assert f"--  {cub.photographs}  ({len(cub.files) - 1} of {len(cub.files)} images)" in capsys.readouterr().out
+
+
+def test_a_file_of_another_size_than_the_published_one_is_not_complete(tmp_path, capsys):
+    file = tmp_path / "vssm_small_0229_ckpt_epoch_222.pth"
+    for size, state in (200_732_813, "--"), (200_732_814, "ok"), (200_732_815, "--"):
+        with file.open("wb") as hollow:
+            hollow.truncate(size)
+        run("vmamba", "--checkpoints", tmp_path)
+        assert f"{state}  {file}  (there" in capsys.readouterr().out
+
+
 def test_only_what_is_missing_is_fetched_and_errors_stop_nothing_else(site, tmp_path, capsys):
     new = tmp_path / "new"
     (new / "w2v").mkdir(parents=True)
@@ -144,6 +163,41 @@ def test_only_what_is_missing_is_fetched_and_errors_stop_nothing_else(site, tmp_
     assert "xlsa17.zip: 127.0.0.1 answers 404" in printed.err
     assert (new / "CUB/CUB_200_2011/images").is_dir()
     assert (new / "w2v/CUB_attribute.pkl").read_bytes() == b"my own"
+
+
+def test_of_what_arrives_size_and_hash_are_compared_and_an_archive_has_all_its_members(
+    site, tmp_path, capsys, monkeypatch
+):
+    photographs, split, vectors, weights = SOURCES["cub"]
+    more = get.Part("xlsa17/data/CUB/more.txt", "xlsa17/data/CUB/more.txt")
+    split = replace(split, parts=(*split.parts, more))
+    known = replace(vectors, digest="sha256:" + "0" * 64), replace(weights, size=len(b"weights") + 1)
+    monkeypatch.setitem(SOURCES, "cub", (split, *known, photographs))
+    new = tmp_path / "new"
+    message = run("cub", "--data-root", new, "--checkpoints", new, "--download")
+    assert message == "3 of 4 sources are not complete", "errors stop nothing else"
+    told = capsys.readouterr().err
+    assert "xlsa17.zip has no xlsa17/data/CUB/more.txt" in told
+    for file, problem in (
+        ("CUB_attribute.pkl", "sha256 "),
+        ("vssm_small_0229_ckpt_epoch_222.pth", "7 bytes, expected 8"),
+    ):
+        assert f"/{file}: {problem}" in told
+        assert not list(new.rglob(f"{file}*"))
+
+
+def test_only_public_addresses_are_fetched_and_optional_sources_may_be_missing(tmp_path, capsys, monkeypatch):
+    fetched = Mock(side_effect=get.DownloadError("offline"))
+    monkeypatch.setattr(get, "download", fetched)
+    arguments = ("imagenet", "--data-root", tmp_path, "--checkpoints", tmp_path, "--download")
+    whole = SOURCES["imagenet"]
+    assert run(*arguments) == f"{sum(not source.optional for source in whole)} of {len(whole)} sources are not complete"
+    assert [call.args[0] for call in fetched.call_args_list] == [s.origin for s in whole if s.origin.startswith("http")]
+    assert capsys.readouterr().err.count("error: ") == len(fetched.call_args_list)
+    monkeypatch.setitem(SOURCES, "imagenet", tuple(source for source in whole if source.optional))
+    assert run(*arguments) == 0
+    assert "(6.3 GB, optional, not by this command)" in capsys.readouterr().out
+    assert "ImageNet/val/ (optional)" in where_to_get("imagenet", tmp_path)
 
 
 def test_an_archive_that_the_user_put_there_is_checked_and_unpacked(site, tmp_path, capsys):
@@ -208,4 +262,5 @@ def test_either_file_of_class_names_will_do(tmp_path, capsys):
 
 
 def test_sizes_for_people():
-    assert [human(n) for n in (5, 204_161, 1_150_585_339)] == ["5 B", "204 kB", "1.15 GB"]
+    sizes = {5: "5 B", 1000: "1 kB", 204_161: "204 kB", 999_700: "1 MB", 1_150_585_339: "1.15 GB"}
+    assert [human(n) for n in sizes] == [*sizes.values()]

@@ -164,6 +164,11 @@ def test_a_class_without_any_word_is_an_error_before_anything_is_written(origina
     with pytest.raises(SystemExit) as end:
         embeddings.main(["imagenet", "--vectors", str(path), "--data-root", str(copy)])
     assert "no word of 9 classes is in it" in end.value.code
+    names = copy / "ImageNet/LOC_synset_mapping.txt"
+    names.write_text(names.read_text().replace("n09472597 volcano\n", ""))
+    with pytest.raises(SystemExit) as end:
+        embeddings.main(["imagenet", "--vectors", str(copy / "w2v.bin"), "--data-root", str(copy)])
+    assert end.value.code.endswith("no name for the classes n09472597")
     assert not any(copy.glob("w2v/*"))
 
 

@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import re
 
 import numpy as np
 import pytest
@@ -85,8 +86,9 @@ def test_pickle_of_something_else(tmp_path):
 NAMES = ("natural", "man-made", "open")
 
 
-def test_all_zero_row_is_repaired_and_said_to_be():
-    array = np.array([[1.0, 2, 0], [0, 0, 0], [3, 0, 4]])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_all_zero_row_is_repaired_and_said_to_be(dtype):
+    array = np.array([[1, 2, 0], [0, 0, 0], [3, 0, 4]], dtype)
     V, notes = word_vectors(array, NAMES, "SUN.pkl", repair=True)
     torch.testing.assert_close(V, torch.tensor([[1.0, 2, 0], [2, 1, 2], [3, 0, 4]]))
     assert len(notes) == 1
@@ -124,6 +126,12 @@ def test_word_vector_that_is_no_number(value):
     array[2, 1] = value
     with pytest.raises(ValueError, match=r"f: row 2 \('open'\) is not finite"):
         word_vectors(array, NAMES, "f", repair=True)
+
+
+@pytest.mark.parametrize("shape", [(3,), (2, 4), (4, 4), (3, 0), (3, 4, 1)])
+def test_word_vectors_that_are_not_one_row_an_attribute(shape):
+    with pytest.raises(ValueError, match=rf"f: word vectors of shape {re.escape(str(shape))}, expected \(3, v\)"):
+        word_vectors(np.ones(shape), NAMES, "f", repair=True)
 
 
 @pytest.mark.parametrize("dtype", [complex, str, bool, object])

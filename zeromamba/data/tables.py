@@ -86,9 +86,10 @@ def _number(cell: str) -> float | None:
 def read_text(path: Path) -> str:
     """The `composed` text of a file; ValueError for what is not UTF-8, naming the byte."""
     try:
-        return composed(path.read_text(encoding="utf-8-sig"))  # spreadsheets put a byte order mark in front
+        text = path.read_text(encoding="utf-8")  # not utf-8-sig, which counts an error's bytes behind the mark
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: byte {error.start + 1} is not UTF-8; save it as UTF-8") from error
+    return composed(text.removeprefix("\ufeff"))  # spreadsheets put a byte order mark in front
 
 
 def composed(text: str) -> str:
