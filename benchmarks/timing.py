@@ -1,9 +1,8 @@
 """How a time, a peak of memory, and what autograd keeps are measured; the same for everything that is compared."""
 
-import math
 import statistics
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -100,11 +99,6 @@ def copy_bandwidth(device: torch.device) -> float:
 def first_line(error: Exception) -> str:
     """An error as a note in a table."""
     return f"{type(error).__name__}: {str(error).strip()}".splitlines()[0]
-
-
-def largest(differences: Iterable[float]) -> float:
-    """The largest number, or NaN if one of them is: Python's `max` would pass it by."""
-    return max(differences, key=lambda difference: (math.isnan(difference), difference))
 
 
 def wrong(difference: float, gate: float) -> str:

@@ -1,8 +1,8 @@
 """Words that the messages of different files share."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from typing import Literal
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Literal
 
 LISTED = 8  # the most names of one list in a message
 Extra = Literal["vit", "figures", "words"]  # of `pyproject.toml`
@@ -13,11 +13,16 @@ def option(name: str) -> str:
     return f"--{name.replace('_', '-')}"
 
 
+def require(settings: object, names: Iterable[str], holds: Callable[[Any], bool], expected: str) -> None:
+    """Raise ValueError, with what is expected, unless it holds of the settings of these names."""
+    for name in names:
+        if not holds(value := getattr(settings, name)):
+            raise ValueError(f"{option(name)} is {value}: expected {expected}")
+
+
 def require_at_least_one(settings: object, *names: str) -> None:
     """Raise ValueError unless settings of these names are 1 or more."""
-    for name in names:
-        if (value := getattr(settings, name)) < 1:
-            raise ValueError(f"{option(name)} is {value}: expected at least 1")
+    require(settings, names, lambda value: value >= 1, "at least 1")
 
 
 def how_to_install(extra: Extra) -> str:

@@ -24,7 +24,7 @@ from .data.tables import read_table
 from .entry import errors_in_one_line, expand_home
 from .files import require_writable, write_json
 from .measuring import autocast, pick_device
-from .messages import listing, near_matches, require_at_least_one, with_near_matches
+from .messages import listing, near_matches, require, require_at_least_one, with_near_matches
 from .model import ZeroShotModel
 from .settings import Settings
 
@@ -116,8 +116,8 @@ class CommandLine:
 
     def __post_init__(self) -> None:
         require_at_least_one(self, "top")
-        if self.gamma is not None and not math.isfinite(self.gamma):
-            raise ValueError(f"--gamma is {self.gamma}: expected a finite number")
+        if self.gamma is not None:
+            require(self, ("gamma",), math.isfinite, "a finite number")
         if self.json and self.json.suffix != ".json":
             raise ValueError(f"--json {self.json}: expected the name of a file to write that ends in .json")
 

@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from .backbones import REGISTRY, BackboneName
 from .kernels import Discretization, Impl
 from .machine import CORES
-from .messages import option
+from .messages import option, require
 from .model import VariantName
 
 ProtocolName = Literal["validation", "paper"]
@@ -118,9 +118,7 @@ class Settings:
             (("lr", "lr_mlp", "logit_scale"), lambda value: value > 0, "a positive number"),
             (("workers", "weight_decay", "lambda_sc"), lambda value: value >= 0, "0 or more"),
         ):
-            for name in names:
-                if not holds(value := getattr(self, name)):
-                    raise ValueError(f"{option(name)} is {value}: expected {expected}")
+            require(self, names, holds, expected)
         if self.drop_path is not None and not 0 <= self.drop_path < 1:
             raise ValueError(f"--drop-path is {self.drop_path}: expected a rate from 0 to below 1, or None")
         if self.freeze_backbone and self.weights is None:

@@ -59,8 +59,10 @@ def load_folder(folder: Path, *, seed: int, repair_word_vectors: bool) -> ZSLDat
     notes += require_distinct(Z, class_names, str(table))
     constant = [repr(attribute_names[i]) for i in np.flatnonzero(np.ptp(Z.numpy(), axis=0) < 1e-6)]
     if constant:
-        scaled = f"{table}: with lines of unit length, all classes have the same number in {listing(constant)}"
-        notes += (f"{scaled}, so it tells none apart",)
+        notes += (
+            f"{table}: with lines of unit length, all classes have the same number in {listing(constant)}, so it tells "
+            "none apart",
+        )
     if without:
         notes += (f"{table}: classes without a folder of images are left out: {listing(map(repr, without))}",)
     notes += unused_files_note(folder / "images", files)
