@@ -36,7 +36,6 @@ from zeromamba.kernels import CROSS_SCAN, Route, triton_ss2d
 from zeromamba.kernels.inputs import Inputs
 from zeromamba.kernels.triton_math import BLOCK_L
 
-KERNELS = ("fill_order", "fill_weight", "segment_states", "carry_states", "segment_outputs", "segment_gradients")
 ALIKE = ("fill_order", "fill_weight", "carry_states")  # small, and nearly alike wherever they run: compiled once
 EXECUTABLE, NOP = 4, 0x918  # ELF's flag of a section of code, and the opcode
 STAGES = {1: (56, 192, 6), 2: (28, 384, 12), 3: (14, 768, 24), 4: (7, 1536, 48)}  # map side, d, r: VMamba-S at 224
@@ -115,20 +114,12 @@ def recorded_launches() -> Iterator[list[Launch]]:
     """Within, kernels are not launched but noted."""
     launches: list[Launch] = []
 
-    class Recorder:
-        def __init__(self, name: str, names: list[str]) -> None:
-            self.name, self.names = name, names
+    def note(kernel: Any, programs: int, *arguments: Any, **constants: Any) -> None:
+        given = dict(zip(kernel.arg_names, arguments, strict=False)) | constants
+        options = {name: given.pop(name) for name in constants if name not in kernel.arg_names}
+        launches.append(Launch(kernel.fn.__name__, given, options))
 
-        def __getitem__(self, grid: Any) -> "Recorder":
-            return self
-
-        def __call__(self, *args: Any, **kwargs: Any) -> None:
-            arguments = dict(zip(self.names, args, strict=False)) | kwargs
-            options = {name: arguments.pop(name) for name in kwargs if name not in self.names}
-            launches.append(Launch(self.name, arguments, options))
-
-    recorders = {name: Recorder(name, getattr(triton_ss2d, name).arg_names) for name in KERNELS}
-    with mock.patch.multiple(triton_ss2d, **recorders):  # type: ignore[call-overload]
+    with mock.patch.object(triton_ss2d, "launch", note):
         yield launches
 
 
