@@ -8,6 +8,7 @@ python train.py --eval runs/demo/.../model.safetensors  evaluate a checkpoint ag
 import argparse
 import shlex
 from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -77,7 +78,7 @@ def parse(argv: list[str] | None) -> tuple[CommandLine, Checkpoint | None]:
 
 def prepare_training(command: CommandLine, settings: Settings, device: torch.device) -> tuple[Settings, ZSLData, Path]:
     """The run's settings, its data, and its folder, after a check of all that training needs."""
-    settings.fixed_gamma()
+    settings.fixed_gamma()  # that there is one where the protocol fixes it
     scratch = "; from scratch: --weights None, or --preset small for a small machine"
     (data,) = load_data_sets([settings], [text + scratch for text in missing_weights(settings)])
     build_model(settings, data.V)  # a wrong weights file is found now, not after the first seed
@@ -145,14 +146,13 @@ def main(argv: list[str] | None = None) -> None:
             measured, model, data = load_trained(command.eval, checkpoint, settings)
             if command.out:
                 make_output_folder(command.out, "evaluation.json", "evaluation.txt", "evaluation_scores.npz")
+            goes_on, run = "", partial(evaluate, measured, model, settings, data, device, command.out)
         else:
             settings, data, folder = prepare_training(command, settings, device)
-    goes_on = "" if command.eval else f"python train.py --resume {shlex.quote(str(folder))} goes on"
+            goes_on = f"python train.py --resume {shlex.quote(str(folder))} goes on"
+            run = partial(train, settings, data, folder, device)
     with errors_in_one_line(goes_on, memory="A smaller --batch-size needs less memory, and so does --grad-checkpoint"):
-        if command.eval:
-            evaluate(measured, model, settings, data, device, command.out)
-        else:
-            train(settings, data, folder, device)
+        run()
 
 
 if __name__ == "__main__":

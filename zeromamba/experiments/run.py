@@ -67,7 +67,7 @@ def plan(experiment: Experiment, data: ZSLData, common: dict[str, Any], out: Pat
 def row_settings(experiment: Experiment, row: Row, common: dict[str, Any]) -> Settings:
     """The settings of a row's runs; arguments and errors as `plan`."""
     settings = replace(experiment.base(common["dataset"]), **common, **row.changes)
-    settings.fixed_gamma()
+    settings.fixed_gamma()  # that there is one where the protocol fixes it
     return settings
 
 
