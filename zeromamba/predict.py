@@ -18,7 +18,7 @@ from torch import Tensor
 from .build import restore_model
 from .checkpoint import Checkpoint, load_checkpoint
 from .data import ImageDataset, ImageFiles, normalise
-from .data.folder import SUFFIXES, class_folders, is_image
+from .data.image_folders import SUFFIXES, class_folders, is_image
 from .data.prototypes import require_distinct, unit_prototypes
 from .data.tables import read_table
 from .entry import errors_in_one_line, expand_home

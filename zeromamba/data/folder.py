@@ -12,7 +12,7 @@ without a folder of images, which are left out, and count files below images/ th
 attributes is an error.
 """
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
@@ -23,12 +23,12 @@ from torch import Tensor
 
 from ..messages import listing, repeated, with_near_matches
 from .base import ZSLData, check_parts, choose_validation_classes, stratified
+from .image_folders import read_image_folders, require_images, unused_files_note
 from .pixels import ImageFiles, require_decodable, require_files
 from .prototypes import require_distinct, unit_prototypes
-from .tables import composed, read_table, read_text
+from .tables import read_table, read_text
 from .word_vectors import word_vectors
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 TEST_SHARE = 0.2  # of each seen class's images
 LEAST = 3  # images of a seen class: one to test with, and of the rest one to validate with and one to train on
 
@@ -53,19 +53,7 @@ def load_folder(folder: Path, *, seed: int, repair_word_vectors: bool) -> ZSLDat
         )
     unseen_names = read_unseen(unseen_file, class_names)
     require_images(folder / "images", {name: files[name] for name in files if name not in unseen_names}, LEAST)
-    without = [name for name in rows if name not in files]
-    att = np.stack([rows[name] for name in class_names])
-    Z, notes = unit_prototypes(att, class_names, str(table))
-    notes += require_distinct(Z, class_names, str(table))
-    constant = [repr(attribute_names[i]) for i in np.flatnonzero(np.ptp(Z.numpy(), axis=0) < 1e-6)]
-    if constant:
-        notes += (
-            f"{table}: with lines of unit length, all classes have the same number in {listing(constant)}, so it tells "
-            "none apart",
-        )
-    if without:
-        notes += (f"{table}: classes without a folder of images are left out: {listing(map(repr, without))}",)
-    notes += unused_files_note(folder / "images", files)
+    Z, notes = _prototypes(table, rows, class_names, attribute_names)
     V, source, vector_notes = _word_vectors(folder, attribute_names, repair_word_vectors)
 
     images = ImageFiles(folder / "images", [path for name in class_names for path in files[name]])
@@ -76,14 +64,7 @@ def load_folder(folder: Path, *, seed: int, repair_word_vectors: bool) -> ZSLDat
     if not len(of_seen):
         raise ValueError(f"{unseen_file} lists every class, expected at least 3 to be left to train on")
     same = copies(images)
-    for group in same:
-        if len(is_unseen[group].unique()) > 1:
-            paths = [images.paths[i] for i in group]
-            require_decodable(ImageFiles(images.root, paths))  # empty files, or what a server sent in a picture's place
-            raise ValueError(
-                f"{images.root}: {listing(paths, ' = ')} is one picture, of a class that is trained on and of an "
-                "unseen one: remove the copy that is in the wrong folder"
-            )
+    require_unseen_apart(images, same, is_unseen)
     trainval, test_seen = stratified(of_seen, labels, TEST_SHARE, torch.Generator().manual_seed(seed))
     parts = {"trainval": trainval, "test_seen": test_seen, "test_unseen": test_unseen}
     check_parts(labels, parts, class_names, str(folder))
@@ -96,75 +77,18 @@ def load_folder(folder: Path, *, seed: int, repair_word_vectors: bool) -> ZSLDat
         V=V,
         word_vectors_source=source,
         partial="",
-        notes=(*notes, *vector_notes, *copies_notes(images, same, labels, trainval, test_seen)),
+        notes=(
+            *notes,
+            *unused_files_note(folder / "images", files),
+            *vector_notes,
+            *copies_notes(images, same, labels, trainval, test_seen),
+        ),
         images=images,
         labels=labels,
         **parts,
         val_classes=val_classes,
         val_source=val_source,
     )
-
-
-def is_hidden(name: str) -> bool:
-    """Whether a file or folder is hidden or the system's own (`__MACOSX`), so that it is skipped silently."""
-    return name.startswith(".") or name == "__MACOSX"
-
-
-def is_image(path: Path) -> bool:
-    """Whether a file counts as an image, by its name; hidden ones do not, such as macOS leaves beside each."""
-    return path.suffix.lower() in SUFFIXES and not is_hidden(path.name)
-
-
-def class_folders(root: Path) -> list[Path]:
-    """The folders directly in `root` without hidden ones, sorted, in the same order however their names are written."""
-    folders = (path for path in root.iterdir() if path.is_dir() and not is_hidden(path.name))
-    return sorted(folders, key=lambda path: composed(path.name))
-
-
-def read_image_folders(root: Path, least: int = 1) -> dict[str, list[str]]:
-    """Class names, sorted, to the paths of their images relative to `root`, sorted.
-
-    Raises:
-        ValueError: if there are no classes, one with two folders, or as `require_images`.
-    """
-    folders = class_folders(root)
-    files = {
-        composed(folder.name): sorted(f"{folder.name}/{path.name}" for path in folder.iterdir() if is_image(path))
-        for folder in folders
-    }
-    if not files:
-        raise ValueError(f"{root} has no folders, expected one for each class")
-    if twice := repeated(composed(folder.name) for folder in folders):
-        raise ValueError(f"{root} has two folders {twice!r}, whose names differ in their bytes alone: make them one")
-    require_images(root, files, least)
-    return files
-
-
-def require_images(root: Path, files: Mapping[str, Sequence[str]], least: int) -> None:
-    """Raise ValueError unless each class, of the images `files` in its folder under `root`, has at least so many."""
-    few = [f"{name} ({len(paths)})" for name, paths in files.items() if len(paths) < least]
-    if few:
-        raise ValueError(
-            f"{root}: fewer than {least} images ({' '.join(SUFFIXES)}) directly in {len(few)} of {len(files)} class "
-            f"folders that need them: {listing(few)}; add images or remove the folder"
-        )
-
-
-def unused_files_note(root: Path, files: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
-    """Which files under `root` are none of the images `files`, but for hidden ones."""
-    used = {root / path for paths in files.values() for path in paths}
-    below = [path for folder in class_folders(root) for path in folder.rglob("*")]
-    why: Counter[str] = Counter()
-    for path in (*root.iterdir(), *below):
-        parts = path.relative_to(root).parts
-        if path in used or not path.is_file() or any(map(is_hidden, parts)):
-            continue
-        if len(parts) == 2:
-            why[f"with endings other than {' '.join(SUFFIXES)}"] += 1
-        else:
-            why["in no class folder" if len(parts) == 1 else "in subfolders of a class"] += 1
-    listed = ", ".join(f"{count} {reason}" for reason, count in why.items())
-    return (f"{root}: {why.total()} files are not used: {listed}",) if why else ()
 
 
 def copies(images: ImageFiles) -> list[list[int]]:
@@ -178,6 +102,18 @@ def copies(images: ImageFiles) -> list[list[int]]:
 
     same_size = grouped(range(len(images)), lambda path: path.stat().st_size)
     return [same for group in same_size for same in grouped(group, lambda path: sha256(path.read_bytes()).digest())]
+
+
+def require_unseen_apart(images: ImageFiles, same: Sequence[list[int]], is_unseen: Tensor) -> None:
+    """Raise ValueError if a picture, of the groups of `copies`, is of an unseen class and of one that is trained on."""
+    for group in same:
+        if len(is_unseen[group].unique()) > 1:
+            paths = [images.paths[i] for i in group]
+            require_decodable(ImageFiles(images.root, paths))  # empty files, or what a server sent in a picture's place
+            raise ValueError(
+                f"{images.root}: {listing(paths, ' = ')} is one picture, of a class that is trained on and of an "
+                "unseen one: remove the copy that is in the wrong folder"
+            )
 
 
 def copies_notes(
@@ -214,6 +150,23 @@ def read_unseen(path: Path, class_names: Sequence[str]) -> set[str]:
             "on images: add the folder, or remove the line (zeromamba.predict names classes that have none)"
         )
     return set(names)
+
+
+def _prototypes(
+    table: Path, rows: Mapping[str, np.ndarray], class_names: tuple[str, ...], attribute_names: tuple[str, ...]
+) -> tuple[Tensor, tuple[str, ...]]:
+    """Z of the classes that have images, and notes."""
+    Z, notes = unit_prototypes(np.stack([rows[name] for name in class_names]), class_names, str(table))
+    notes += require_distinct(Z, class_names, str(table))
+    constant = [repr(attribute_names[i]) for i in np.flatnonzero(np.ptp(Z.numpy(), axis=0) < 1e-6)]
+    if constant:
+        notes += (
+            f"{table}: with lines of unit length, all classes have the same number in {listing(constant)}, so it tells "
+            "none apart",
+        )
+    if without := [repr(name) for name in rows if name not in class_names]:
+        notes += (f"{table}: classes without a folder of images are left out: {listing(without)}",)
+    return Z, notes
 
 
 def _word_vectors(folder: Path, attribute_names: tuple[str, ...], repair: bool) -> tuple[Tensor, str, tuple[str, ...]]:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ..messages import listing
 from .base import ZSLData, check_parts, choose_validation_classes, stratified
-from .folder import read_image_folders
+from .image_folders import read_image_folders
 from .pixels import ImageFiles, require_files
 from .prototypes import unit_prototypes
 from .sources import where_to_get
