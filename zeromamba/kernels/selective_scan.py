@@ -1,5 +1,8 @@
 """The 1-D selective scan under the name and with the arguments of Mamba's `selective_scan_fn`, on the same kernels."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -46,7 +49,7 @@ def selective_scan(
             constant over the tokens: a convolution serves better there.
         TypeError: for what is no tensor, and for a dtype that `ss2d` does not take, such as a complex A.
     """
-    _check(u, delta, A, B, C, D, z, delta_bias)
+    _check({"u": u, "delta": delta, "A": A, "B": B, "C": C, "D": D, "z": z, "delta_bias": delta_bias})
     B, C = (v[:, None] if v.ndim == 3 else v for v in (B, C))
     groups, d = B.shape[1], u.shape[1]
     D = torch.zeros_like(A[:, 0]) if D is None else D
@@ -75,22 +78,13 @@ def selective_scan(
     return (out, last) if return_last_state else out
 
 
-def _check(
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    z: Tensor | None,
-    delta_bias: Tensor | None,
-) -> None:
-    """Raise an error that names the first argument that does not fit u and A."""
-    given = {"u": u, "delta": delta, "A": A, "B": B, "C": C, "D": D, "z": z, "delta_bias": delta_bias}
+def _check(given: Mapping[str, Any]) -> None:
+    """Raise an error that names the first of the arguments, in their order, that does not fit u and A."""
     check_kinds(given, optional=("D", "z", "delta_bias"))
     for name, value in given.items():
         if value is not None and not value.numel():
             raise ValueError(f"{name}: expected at least 1 of every axis, got {tuple(value.shape)}")
+    u, A, B = given["u"], given["A"], given["B"]
     if u.ndim != 3:
         raise ValueError(f"u: expected (b, d, l), got {tuple(u.shape)}")
     b, d, l = u.shape
