@@ -26,11 +26,12 @@ from benchmarks.floors import Size
 from zeromamba.kernels import Impl, selective_scan, ss2d
 
 VMAMBA_REPO = "ZEROMAMBA_VMAMBA_REPO"
+OFLEX, MAMBA, CSM = "selective_scan_cuda_oflex", "selective_scan_cuda", "csm_triton"  # modules of peers
 HOW_TO_GET = {
-    "selective_scan_cuda_oflex": "VMamba's scan: pip install --no-build-isolation in kernels/selective_scan of "
+    OFLEX: "VMamba's scan: pip install --no-build-isolation in kernels/selective_scan of "
     "github.com/MzeroMiko/VMamba, on the machine with the GPU (benchmarks/on_gpu.sh builds it, for CUDA 13 too)",
-    "csm_triton": f"VMamba's Triton cross-scan: {VMAMBA_REPO}=/path/to/a/clone of github.com/MzeroMiko/VMamba",
-    "selective_scan_cuda": "Mamba's scan: pip install --no-build-isolation mamba-ssm, on the machine with the GPU",
+    CSM: f"VMamba's Triton cross-scan: {VMAMBA_REPO}=/path/to/a/clone of github.com/MzeroMiko/VMamba",
+    MAMBA: "Mamba's scan: pip install --no-build-isolation mamba-ssm, on the machine with the GPU",
 }
 
 
@@ -63,7 +64,7 @@ class Contender:
 def _module(name: str) -> ModuleType | None:
     """A peer's module; csm_triton is a file of VMamba's repository, not an installed one."""
     try:
-        return of_vmamba(name) if name == "csm_triton" else importlib.import_module(name)
+        return of_vmamba(name) if name == CSM else importlib.import_module(name)
     except ImportError:
         return None
 
@@ -75,7 +76,7 @@ def of_vmamba(name: str) -> ModuleType:
         ImportError: there is no clone, or the module or what it needs cannot be imported.
     """
     if VMAMBA_REPO not in os.environ:
-        raise ImportError(HOW_TO_GET["csm_triton"])
+        raise ImportError(HOW_TO_GET[CSM])
     folder = Path(os.environ[VMAMBA_REPO]) / "classification/models"
     with mock.patch.object(sys, "path", [str(folder), *sys.path]):
         return importlib.import_module(name)
@@ -138,7 +139,7 @@ def released(scan_module: str) -> Callable[[dict[str, Tensor]], Prepared]:
     """The same as VMamba's `SS2Dv2.forward_corev2` in the released models' mode v05_noz: no_einsum, oflex, ln2d."""
 
     def prepare(tensors: dict[str, Tensor]) -> Prepared:
-        csm, cuda = _module("csm_triton"), _module(scan_module)
+        csm, cuda = _module(CSM), _module(scan_module)
         assert csm is not None
         assert cuda is not None
         first, *rest = tensors.values()
@@ -229,7 +230,7 @@ class CudaScan(torch.autograd.Function):
     def forward(
         ctx: Any, module: ModuleType, u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, bias: Tensor
     ) -> Tensor:
-        ctx.module, ctx.oflex = module, module.__name__ == "selective_scan_cuda_oflex"
+        ctx.module, ctx.oflex = module, module.__name__ == OFLEX
         if ctx.oflex:
             y, states, *_ = module.fwd(u, delta, A, B, C, D, bias, True, 1, True)
         else:
@@ -249,13 +250,12 @@ class CudaScan(torch.autograd.Function):
         return None, du, ddelta, dA, dB, dC, dD, dbias
 
 
-OFLEX, MAMBA = "selective_scan_cuda_oflex", "selective_scan_cuda"
 RELEASED = "VMamba released"
 CONTENDERS = (
     Contender("torch", "ss2d", ours("torch")),
     Contender("triton", "ss2d", ours("triton")),
-    Contender(RELEASED, "ss2d", released(OFLEX), ("csm_triton", OFLEX)),
-    Contender("VMamba with mamba-ssm's scan", "ss2d", released(MAMBA), ("csm_triton", MAMBA)),
+    Contender(RELEASED, "ss2d", released(OFLEX), (CSM, OFLEX)),
+    Contender("VMamba with mamba-ssm's scan", "ss2d", released(MAMBA), (CSM, MAMBA)),
     Contender("torch", "scan", op_alone("torch")),
     Contender("triton", "scan", op_alone("triton")),
     Contender("torch", "1-d", recurrence(_our_recurrence("torch"))),

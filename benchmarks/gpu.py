@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.ahead_of_time import STAGES
-from benchmarks.contenders import CONTENDERS, Contender, Prepared, draw
+from benchmarks.contenders import CONTENDERS, Prepared, draw
 from benchmarks.floors import Card, Counts, Floors, Size, floors
 from benchmarks.timing import copy_bandwidth, first_line, kept_bytes, median_ms, name_of, peak_bytes, wrong
 
@@ -106,6 +106,7 @@ def _measure_cut(
         for contender in contenders:
             yield Row(contender.name, cut, name, size, note=f"no result to compare with: {first_line(error)}")
         return
+    least = floors(size, dtype, card, False, counted), floors(size, dtype, card, True, counted)
     for contender in contenders:
         row = Row(contender.name, cut, name, size)
         if (obstacle := contender.obstacle()) is not None:
@@ -113,25 +114,17 @@ def _measure_cut(
             continue
         try:
             torch.cuda.empty_cache()
-            yield _measure_one(contender, row, contender.prepare(tensors), dy, expected, dtype, card, counted, repeats)
+            yield _measure_one(row, contender.prepare(tensors), dy, expected, least, repeats)
         except Exception as error:  # a compiler's, out of memory, a peer's refusal: the others go on
             yield replace(row, note=f"failed: {first_line(error)}")
 
 
 def _measure_one(
-    contender: Contender,
-    row: Row,
-    prepared: Prepared,
-    dy: Tensor,
-    expected: list[Tensor],
-    dtype: torch.dtype,
-    card: Card,
-    counted: Counts,
-    repeats: int,
+    row: Row, prepared: Prepared, dy: Tensor, expected: list[Tensor], least: tuple[Floors, Floors], repeats: int
 ) -> Row:
     found, own_dy = _results(prepared, dy)
     difference = _difference(found, expected)
-    if note := wrong(difference, GATES[dtype]):
+    if note := wrong(difference, GATES[dy.dtype]):
         return replace(row, difference=difference, note=note)
     del found
 
@@ -143,10 +136,10 @@ def _measure_one(
         y = prepared.forward()
         return torch.autograd.grad(y, prepared.leaves, own_dy)
 
-    device, size = dy.device, row.size
+    device = dy.device
 
     def on_device(run: Callable[[], object]) -> float | None:
-        if device.type == "cpu" or contender.name == "torch":  # see `LEGEND`
+        if device.type == "cpu" or row.contender == "torch":  # see `LEGEND`
             return None
         return median_ms(run, device, repeats, host_ahead=True)
 
@@ -155,10 +148,10 @@ def _measure_one(
         forward_backward_ms=median_ms(both, device, repeats),
         device_forward_ms=on_device(forward),
         device_forward_backward_ms=on_device(both),
-        floors_forward=floors(size, dtype, card, False, counted),
-        floors_forward_backward=floors(size, dtype, card, True, counted),
+        floors_forward=least[0],
+        floors_forward_backward=least[1],
         peak_bytes=peak_bytes(both, device, beyond=True),
-        kept_an_element=kept_bytes(prepared.forward, prepared.parameters) / size.elements,
+        kept_an_element=kept_bytes(prepared.forward, prepared.parameters) / row.size.elements,
     )
     return replace(row, difference=difference, figures=figures)
 
