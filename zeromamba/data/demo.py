@@ -8,6 +8,7 @@ pair of a shape and a colour.
 
 import colorsys
 import math
+from itertools import product
 
 import numpy as np
 import torch
@@ -31,7 +32,7 @@ def load_demo() -> ZSLData:
     Returns:
         38 seen and 10 unseen classes, 2,200 images of 64 x 64; V is the identity.
     """
-    combinations = [(s, c, t) for s in range(4) for c in range(4) for t in range(3)]
+    combinations = list(product(range(len(SHAPES)), range(len(COLOURS)), range(len(TEXTURES))))
     names = tuple(f"{[*COLOURS][c]} {TEXTURES[t]} {SHAPES[s]}" for s, c, t in combinations)
     roles = [_role(*combination) for combination in combinations]
     labels, part = [], []
@@ -40,15 +41,14 @@ def load_demo() -> ZSLData:
             labels += [k] * IMAGES[name]
             part += [name] * IMAGES[name]
     pixels = np.stack([draw(*combinations[k], np.random.default_rng([0, i])) for i, k in enumerate(labels)])
-    Z = torch.zeros(len(names), 11)
-    for k, (s, c, t) in enumerate(combinations):
-        Z[k, [c, 4 + t, 7 + s]] = 3**-0.5
+    attribute_names = (*COLOURS, *TEXTURES, *SHAPES)
+    shown = [[attribute in name.split() for attribute in attribute_names] for name in names]  # three of each class
     return ZSLData(
         name="demo",
         class_names=names,
-        Z=Z,
-        attribute_names=(*COLOURS, *TEXTURES, *SHAPES),
-        V=torch.eye(11),
+        Z=torch.tensor(shown) * 3**-0.5,
+        attribute_names=attribute_names,
+        V=torch.eye(len(attribute_names)),
         word_vectors_source="the identity, as the demo has none",
         partial="",
         notes=(),
