@@ -27,7 +27,6 @@ ZEROMAMBA_KEYS = {
     "clf_head.weight": "grl.proj.weight",
 }
 
-
 RELEASED_SUFFIX = ".pth"  # of the released code's files; ours are .safetensors
 
 # The parts of a data set (`fingerprints`) without which a checkpoint cannot be measured honestly.

@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from .backbones import REGISTRY, BackboneName
 from .kernels import Discretization, Impl
 from .machine import CORES
-from .messages import option, require
+from .messages import option, require, require_at_least_one
 from .model import VariantName
 
 ProtocolName = Literal["validation", "paper"]
@@ -114,11 +114,11 @@ class Settings:
         floats = [name for name, value in vars(self).items() if isinstance(value, float)]
         for names, holds, expected in (
             (floats, math.isfinite, "a finite number"),
-            (("epochs", "batch_size", "image_size"), lambda value: value >= 1, "at least 1"),
             (("lr", "lr_mlp", "logit_scale"), lambda value: value > 0, "a positive number"),
             (("workers", "weight_decay", "lambda_sc"), lambda value: value >= 0, "0 or more"),
         ):
             require(self, names, holds, expected)
+        require_at_least_one(self, "epochs", "batch_size", "image_size")
         if self.drop_path is not None and not 0 <= self.drop_path < 1:
             raise ValueError(f"--drop-path is {self.drop_path}: expected a rate from 0 to below 1, or None")
         if self.freeze_backbone and self.weights is None:

@@ -126,7 +126,7 @@ class Fit:
                 bar.update(len(index))
                 if images_seen // settings.batch_size % 10 == 1 or images_seen == len(split.train):
                     loss, ce, sc = (sums / images_seen).tolist()  # waits for a GPU: not every step
-                    if not loss < float("inf"):
+                    if not math.isfinite(loss):
                         raise FloatingPointError(
                             f"the loss is {loss} in epoch {epoch} (L_CE {ce}, L_SC {sc}): "
                             "check the data, begin a new run with a lower --lr"

@@ -223,4 +223,4 @@ def _move(source: Path, place: Path) -> None:
     elif place.is_dir() != source.is_dir() and place.exists():
         raise ValueError(f"{place} is in the way: remove it")
     else:
-        shutil.move(source, place) if source.is_dir() else source.replace(place)
+        shutil.move(source, place)

@@ -55,8 +55,7 @@ def load_imagenet(data_root: Path, *, seed: int) -> ZSLData:
     parts, tested = draw(root, files, seed)
     images = [image for part in parts.values() for image in part]
     labels = torch.tensor([c for _, c in images])
-    bounds = np.cumsum([0, *map(len, parts.values())])
-    indices = {name: torch.arange(bounds[i], bounds[i + 1]) for i, name in enumerate(parts)}
+    indices = dict(zip(parts, torch.arange(len(images)).split([*map(len, parts.values())]), strict=True))
     sources = ImageFiles(root, [path for path, _ in images])
     require_files(sources, "")
     check_parts(labels, indices, class_names, str(root))
