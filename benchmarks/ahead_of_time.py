@@ -216,7 +216,7 @@ def count(variant: Variant, sm: int) -> Compiled:
 
 
 def variants(
-    stages: Iterable[int] = STAGES, dtypes: Iterable[torch.dtype] = (torch.bfloat16, torch.float32)
+    stages: Iterable[int], dtypes: Iterable[torch.dtype] = (torch.bfloat16, torch.float32)
 ) -> Iterator[Variant]:
     """Every configuration of VMamba, each kernel once.
 

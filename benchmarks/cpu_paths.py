@@ -12,6 +12,7 @@ from benchmarks.timing import median_ms, wrong
 from zeromamba.kernels import CROSS_SCAN, ss2d
 from zeromamba.kernels.inputs import Inputs
 
+BATCH, STATES = 2, 1
 GATE = 1e-4  # relative difference of norms to the reference above which a time is not reported
 
 
@@ -87,15 +88,15 @@ PATHS: dict[str, Callable[[Inputs], Tensor]] = {
 }
 
 
-def time_paths(sides: Sequence[int], b: int = 2, d: int = 192, n: int = 1, repeats: int = 7) -> list[CpuRow]:
+def time_paths(sides: Sequence[int], d: int, repeats: int) -> list[CpuRow]:
     """Every path at every size of map, checked against the reference on the same inputs before its time counts."""
     rows = []
     for side in sides:
-        inputs = draw(b, side, d, n, r=max(1, d // 32))
+        inputs = draw(BATCH, side, d, STATES, r=max(1, d // 32))
         dy = torch.randn(inputs.x.shape, generator=torch.Generator().manual_seed(1))
         expected = _outputs(PATHS["reference loop"], inputs, dy)
         for path, run in PATHS.items():
-            size = (path, side, b, d, n, len(CROSS_SCAN))
+            size = (path, side, BATCH, d, STATES, len(CROSS_SCAN))
             found = expected if path == "reference loop" else _outputs(run, inputs, dy)
             differences = [float((f - e).norm() / e.norm()) for f, e in zip(found, expected, strict=True)]
             difference = float(np.max(differences))  # NaN too, which Python's max would pass by

@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a file: t
 
 from benchmarks import ahead_of_time, plot
 from benchmarks.contenders import CONTENDERS
-from benchmarks.cpu_paths import CpuRow, cpu_table, time_paths
+from benchmarks.cpu_paths import BATCH, STATES, CpuRow, cpu_table, time_paths
 from benchmarks.floors import LEGEND, instructions_an_element
 from benchmarks.goals import goals
 from benchmarks.gpu import Row, card, kernel_times, measure, table
@@ -141,7 +141,7 @@ def without_gpu(options: Options) -> dict[str, Any]:
     host = host_times() if options.compile else []
     if host:
         print("\n" + host_table(host))
-    print(f"\nCPU paths: float32, b = 2, d = {options.cpu_channels}, n = 1, four routes, Bbar = dt B:\n")
+    print(f"\nCPU paths: float32, b = {BATCH}, d = {options.cpu_channels}, n = {STATES}, four routes, Bbar = dt B:\n")
     rows: list[CpuRow] = time_paths(options.cpu_sides, d=options.cpu_channels, repeats=options.repeats)
     print(cpu_table(rows))
     met = goals([], [])
@@ -166,9 +166,8 @@ def compile_time(options: Options, stages: Iterable[int], sms: Iterable[int]) ->
     if not options.compile:
         return []
     print("Compiled ahead of time (computed, not measured; `benchmarks/ahead_of_time.py` has all stages and variants):")
-    dtypes = [torch.bfloat16, torch.float32]
     rows = []
-    for row in ahead_of_time.count_all(ahead_of_time.variants(stages, dtypes), sms):
+    for row in ahead_of_time.count_all(ahead_of_time.variants(stages), sms):
         rows.append(row)
         print(ahead_of_time.line(row), flush=True)
     return rows

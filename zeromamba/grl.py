@@ -13,7 +13,7 @@ class GRL(nn.Module):
             0 projects the pooled feature g itself. Where the paper says MLP, this is one matrix, as that of (5).
     """
 
-    def __init__(self, channels: int, attributes: int, head_classes: int = 0) -> None:
+    def __init__(self, channels: int, attributes: int, head_classes: int) -> None:
         super().__init__()
         self.head = nn.Linear(channels, head_classes) if head_classes else nn.Identity()
         self.proj = nn.Linear(head_classes or channels, attributes, bias=False)

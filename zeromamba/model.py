@@ -42,7 +42,7 @@ class ZeroShotModel(nn.Module):
         logit_scale: factor on the class scores of (12); the paper prints none, that is 1.
     """
 
-    def __init__(self, backbone: Backbone, variant: VariantName = "released", logit_scale: float = 1.0) -> None:
+    def __init__(self, backbone: Backbone, variant: VariantName, logit_scale: float) -> None:
         super().__init__()
         self.variant = VARIANTS[variant]
         self.logit_scale = logit_scale
