@@ -25,6 +25,8 @@ def errors_in_one_line(
 ) -> Iterator[None]:
     """Turn what the user, the input, the disk or the training can cause into one line and exit status 1.
 
+    Within, SIGTERM interrupts as Ctrl-C does, and standard streams can be written to even if they were closed.
+
     Args:
         goes_on: what goes on where this ends, told after Ctrl-C or SIGTERM and behind an error's message.
         memory: what needs less of the device's memory, on a line of its own where that was too small.
@@ -36,14 +38,7 @@ def errors_in_one_line(
     # Slurm, Docker and `timeout` end a job so; PyTorch's processes that read images have a handler of their own
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        while (nowhere := os.open(os.devnull, os.O_RDWR)) <= 2:
-            pass  # closed, as for a daemon: or a file of ours would become what libraries write their errors to
-        for name in ("stdout", "stderr"):
-            if getattr(sys, name) is None:
-                setattr(sys, name, os.fdopen(os.dup(nowhere), "w"))
-            if isinstance(stream := getattr(sys, name), io.TextIOWrapper):
-                stream.reconfigure(errors="backslashreplace")  # a file's name may be no text in the terminal's encoding
-        os.close(nowhere)
+        _open_streams()
         yield
         sys.stdout.flush()  # which Python would do too late
     except KeyboardInterrupt:
@@ -69,6 +64,18 @@ def errors_in_one_line(
         raise
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def _open_streams() -> None:
+    """Let standard streams that are closed, as a daemon's are, lead nowhere, and the others write any file's name."""
+    while (nowhere := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass  # or a file of ours would become what libraries write their errors to
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(os.dup(nowhere), "w"))
+        if isinstance(stream := getattr(sys, name), io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a name may be no text in the terminal's encoding
+    os.close(nowhere)
 
 
 def _told(error: Exception) -> str:
