@@ -33,6 +33,18 @@ def without_gpu(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
 
 
+def torch_path(cut="scan"):
+    """The contender with which all others of a cut are compared."""
+    return next(c for c in CONTENDERS if (c.name, c.cut) == ("torch", cut))
+
+
+def measured(monkeypatch, contenders, sizes, *dtypes):
+    """The rows that contenders give, in that order, on a CPU in the place of a GPU."""
+    monkeypatch.setattr(gpu, "CONTENDERS", tuple(contenders))
+    monkeypatch.setattr(gpu, "sizes", lambda: sizes)
+    return list(gpu.measure(torch.device("cpu"), H200, dtypes, {}, repeats=1))
+
+
 def test_without_a_gpu_the_cpu_paths_are_timed_and_written(without_gpu, tmp_path, capsys):
     main(Options(json=tmp_path / "new/cpu.json", compile=False, cpu_sides=(3, 4), cpu_channels=8, repeats=2))
     printed = capsys.readouterr().out
@@ -131,8 +143,7 @@ def test_contenders_agree_where_they_can_run_and_are_named_where_not(monkeypatch
     for name in ("selective_scan_cuda", "selective_scan_cuda_oflex"):
         monkeypatch.setitem(sys.modules, name, None)
     monkeypatch.setattr(gpu, "SETTINGS", ((448, 1),))  # at the first of which sequences are timed, too
-    monkeypatch.setattr(gpu, "sizes", lambda: [Size(1, 448, 1, 4, 16, 2)])
-    rows = list(gpu.measure(torch.device("cpu"), H200, (torch.bfloat16,), {}, repeats=1))
+    rows = measured(monkeypatch, CONTENDERS, [Size(1, 448, 1, 4, 16, 2)], torch.bfloat16)
     assert [(row.contender, row.cut) for row in rows] == [(c.name, c.cut) for c in CONTENDERS]
     for row in rows:
         if row.contender == "triton" and torch.cuda.is_available():
@@ -164,15 +175,14 @@ def spoil_gradients(y, factor):
     ids=["result", "no number", "gradients", "gradients that are no numbers"],
 )
 def test_a_wrong_contender_on_the_way_to_a_gpu_is_refused(spoil, monkeypatch):
-    honest = next(c for c in CONTENDERS if (c.name, c.cut) == ("torch", "scan"))
+    honest = torch_path()
 
     def prepare(tensors):
         prepared = honest.prepare(tensors)
         return replace(prepared, forward=lambda: spoil(prepared.forward()))
 
-    monkeypatch.setattr(gpu, "CONTENDERS", (honest, replace(honest, name="wrong", prepare=prepare)))
-    monkeypatch.setattr(gpu, "sizes", lambda: [Size(1, 448, 1, 3, 8, 1)])
-    right, wrong = gpu.measure(torch.device("cpu"), H200, (torch.float32,), {}, repeats=1)
+    both = (honest, replace(honest, name="wrong", prepare=prepare))
+    right, wrong = measured(monkeypatch, both, [Size(1, 448, 1, 3, 8, 1)], torch.float32)
     assert right.figures.forward_ms > 0
     assert wrong.figures is None
     assert "WRONG" in wrong.note
@@ -180,11 +190,9 @@ def test_a_wrong_contender_on_the_way_to_a_gpu_is_refused(spoil, monkeypatch):
 
 def test_a_contender_has_its_own_times_memory_and_floors(monkeypatch):
     """A forward gives a tensor, forward and backward together several."""
-    honest, size = next(c for c in CONTENDERS if (c.name, c.cut) == ("torch", "scan")), Size(1, 448, 1, 3, 8, 1)
-    monkeypatch.setattr(gpu, "CONTENDERS", (honest,))
-    monkeypatch.setattr(gpu, "sizes", lambda: [size])
+    honest, size = torch_path(), Size(1, 448, 1, 3, 8, 1)
     monkeypatch.setattr(gpu, "median_ms", lambda run, *_: 1.0 if isinstance(run(), torch.Tensor) else 3.0)
-    (row,) = gpu.measure(torch.device("cpu"), H200, (torch.float32,), {}, repeats=1)
+    (row,) = measured(monkeypatch, [honest], [size], torch.float32)
     assert (row.figures.forward_ms, row.figures.forward_backward_ms) == (1.0, 3.0)
     assert row.figures.floors_forward == floors(size, torch.float32, H200, False, {})
     assert row.figures.floors_forward_backward == floors(size, torch.float32, H200, True, {})
@@ -197,7 +205,7 @@ def test_a_contender_has_its_own_times_memory_and_floors(monkeypatch):
 @pytest.mark.parametrize("cut", ["ss2d", "scan", "1-d"])
 def test_one_wrong_token_among_many_is_found(cut, monkeypatch):
     """In bfloat16, whose roundings all tokens have."""
-    honest = next(c for c in CONTENDERS if (c.name, c.cut) == ("torch", cut))
+    honest = torch_path(cut)
 
     def prepare(tensors):
         prepared = honest.prepare(tensors)
@@ -210,9 +218,8 @@ def test_one_wrong_token_among_many_is_found(cut, monkeypatch):
 
         return replace(prepared, forward=forward)
 
-    monkeypatch.setattr(gpu, "CONTENDERS", (honest, replace(honest, name="wrong", prepare=prepare)))
-    monkeypatch.setattr(gpu, "sizes", lambda: [Size(1, 448, 16, 8, 16, 2)])
-    right, wrong = gpu.measure(torch.device("cpu"), H200, (torch.bfloat16,), {}, repeats=1)
+    both = (honest, replace(honest, name="wrong", prepare=prepare))
+    right, wrong = measured(monkeypatch, both, [Size(1, 448, 16, 8, 16, 2)], torch.bfloat16)
     assert right.figures.forward_ms > 0
     assert "WRONG" in wrong.note
 
@@ -221,10 +228,8 @@ def test_without_a_result_to_compare_with_no_time_is_reported(monkeypatch):
     def prepare(tensors):
         raise torch.OutOfMemoryError("of the torch path")
 
-    honest = next(c for c in CONTENDERS if (c.name, c.cut) == ("torch", "scan"))
-    monkeypatch.setattr(gpu, "CONTENDERS", (replace(honest, prepare=prepare), replace(honest, name="other")))
-    monkeypatch.setattr(gpu, "sizes", lambda: [Size(1, 448, 1, 3, 8, 1)])
-    rows = list(gpu.measure(torch.device("cpu"), H200, (torch.float32,), {}, repeats=1))
+    both = replace(torch_path(), prepare=prepare), replace(torch_path(), name="other")
+    rows = measured(monkeypatch, both, [Size(1, 448, 1, 3, 8, 1)], torch.float32)
     assert [row.contender for row in rows] == ["torch", "other"]
     assert all("no result to compare with: OutOfMemoryError" in row.note for row in rows)
 
@@ -233,10 +238,9 @@ def test_sequences_come_last_and_at_the_first_setting_alone(monkeypatch):
     def prepare(tensors):
         raise RuntimeError("only the order is asked for")
 
-    contenders = [c for c in CONTENDERS if c.name == "torch" and c.cut != "ss2d"]
-    monkeypatch.setattr(gpu, "CONTENDERS", tuple(replace(c, prepare=prepare) for c in contenders))
-    monkeypatch.setattr(gpu, "sizes", lambda: [Size(1, i, b, 2, 4, 1) for i, b in gpu.SETTINGS[:2]])
-    rows = gpu.measure(torch.device("cpu"), H200, (torch.bfloat16, torch.float32), {}, repeats=1)
+    contenders = [replace(torch_path(cut), prepare=prepare) for cut in ("scan", "1-d")]
+    sizes = [Size(1, i, b, 2, 4, 1) for i, b in gpu.SETTINGS[:2]]
+    rows = measured(monkeypatch, contenders, sizes, torch.bfloat16, torch.float32)
     scans = [("scan", dtype, image) for dtype in ("bfloat16", "float32") for image in (448, 224)]
     sequences = [("1-d", dtype, 448) for dtype in ("bfloat16", "float32")]
     assert [(row.cut, row.dtype, row.size.image) for row in rows] == scans + sequences
