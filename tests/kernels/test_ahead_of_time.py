@@ -1,13 +1,12 @@
 """Every kernel configuration that ships, compiled for cards that are not here, within stated budgets."""
 
 import operator
-import subprocess
 from typing import NamedTuple
 
 import pytest
 import torch
 import triton
-from compiling import program
+from compiling import run_compiled
 from scans import make
 
 from benchmarks.ahead_of_time import Compiled, line, recorded_launches, specialise
@@ -75,9 +74,7 @@ def a_call_finds_all_compiled():
 
 def test_what_was_counted_is_what_a_call_launches(compiled):
     """Triton, asked to launch on a card that counts launches only, finds every kernel in its cache."""
-    code = "import test_ahead_of_time; test_ahead_of_time.a_call_finds_all_compiled()"
-    process = subprocess.run(**program("-c", code), stderr=subprocess.PIPE, check=False)
-    assert process.returncode == 0, process.stderr
+    run_compiled("test_ahead_of_time.a_call_finds_all_compiled()")
 
 
 def compiled_for(b, h, w, dtype):
@@ -102,6 +99,4 @@ def all_sizes_compile_to_the_same():
 
 
 def test_one_compiled_kernel_serves_every_size_of_map_and_batch():
-    code = "import test_ahead_of_time; test_ahead_of_time.all_sizes_compile_to_the_same()"
-    process = subprocess.run(**program("-c", code), stderr=subprocess.PIPE, check=False)
-    assert process.returncode == 0, process.stderr
+    run_compiled("test_ahead_of_time.all_sizes_compile_to_the_same()")

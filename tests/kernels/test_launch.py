@@ -1,13 +1,12 @@
 """A launch that is remembered runs what Triton itself would find for it, with the same arguments."""
 
-import subprocess
 from itertools import product
 
 import pytest
 import torch
 import triton
 import triton.language as tl
-from compiling import program
+from compiling import run_compiled
 
 from benchmarks.host import StandIn, no_card
 from zeromamba.kernels import triton_launch
@@ -89,7 +88,4 @@ def little_is_remembered():
 
 @pytest.mark.parametrize("what", ["a_launch_is_triton_s_own", "a_launch_is_looked_up_once", "little_is_remembered"])
 def test_launches(what):
-    process = subprocess.run(
-        **program("-c", f"import test_launch; test_launch.{what}()"), stderr=subprocess.PIPE, check=False
-    )
-    assert process.returncode == 0, process.stderr
+    run_compiled(f"test_launch.{what}()")

@@ -4,14 +4,13 @@ What the interpreter cannot show: the products of tensor cores, what moves throu
 blocks of channels that are full, and that no thread reads what another one may not have written yet.
 """
 
-import subprocess
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
 import triton
 import triton.language as tl
-from compiling import program
+from compiling import run_compiled
 from ptx import Card, Race
 from scans import Expected, expect, make, poison, with_dt_given, with_gradients
 
@@ -33,13 +32,6 @@ CASES = {
     for dtype in (torch.bfloat16, torch.float32)
 } | {**SPECIAL, "float16": Scan(dtype=torch.float16)}
 EVERY_CUT = ("stage 1 bfloat16", "stage 1 float32")  # of two images, and for sm_80, too
-
-
-def process(call):
-    """Run a call of this module where kernels are compiled; what failed is in its stderr."""
-    command = program("-c", f"import test_ptx; test_ptx.{call}")
-    command["env"] |= {"CUDA_VISIBLE_DEVICES": ""}  # tensors must lie in the CPU's memory
-    return subprocess.run(**command, stderr=subprocess.PIPE, check=False, timeout=600)
 
 
 def agrees(case):
@@ -67,16 +59,15 @@ def agrees(case):
 
 @pytest.fixture(scope="module")
 def agreements(compiled, request):
-    """The processes of all cases that are wanted, as many at once as there are cores."""
+    """All cases that are wanted, each in a process of its own, as many at once as there are cores."""
     wanted = [item.callspec.params["case"] for item in request.session.items if "agreements" in item.fixturenames]
     with ThreadPoolExecutor(CORES) as pool:
-        yield {case: pool.submit(process, f"agrees({case!r})") for case in wanted}
+        yield {case: pool.submit(run_compiled, f"test_ptx.agrees({case!r})") for case in wanted}
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_what_is_compiled_computes_the_scan(case, agreements):
-    done = agreements[case].result()
-    assert done.returncode == 0, done.stderr
+    agreements[case].result()
 
 
 def odd_maps_are_read_as_they_lie():
@@ -104,8 +95,7 @@ def odd_maps_are_read_as_they_lie():
 
 
 def test_odd_maps_are_read_as_they_lie():
-    done = process("odd_maps_are_read_as_they_lie()")
-    assert done.returncode == 0, done.stderr
+    run_compiled("test_ptx.odd_maps_are_read_as_they_lie()")
 
 
 @triton.jit
@@ -133,5 +123,4 @@ def finds_races():
 
 
 def test_races_are_found():
-    done = process("finds_races()")
-    assert done.returncode == 0, done.stderr
+    run_compiled("test_ptx.finds_races()")
