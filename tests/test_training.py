@@ -20,6 +20,7 @@ from zeromamba.protocol import final_split, search_split
 from zeromamba.settings import PAPER_GAMMA, Settings, preset
 from zeromamba.training import Fit, flip_half, make_optimizer, schedule
 
+CPU = torch.device("cpu")
 DEMO = replace(preset("demo", "paper"), workers=0)
 
 
@@ -114,6 +115,12 @@ def patches(demo):
     return ZeroMamba(Patches(), demo.V)
 
 
+def train_an_epoch(model, demo, settings, folder):
+    """Of 20 images."""
+    split = replace(final_split(demo), train=demo.trainval[:20])
+    next(Fit(model, demo, split, settings, 0, folder, CPU).epochs(1))
+
+
 def test_a_fit_is_sgd_on_the_objective_over_seen_classes(demo, monkeypatch, tmp_path):
     """Three epochs, step by step as the equations read: (10) to (13), momentum, decay, the halved rates."""
     monkeypatch.setattr(training, "MILESTONES", (1, 2))
@@ -124,7 +131,7 @@ def test_a_fit_is_sgd_on_the_objective_over_seen_classes(demo, monkeypatch, tmp_
     assert 2 * settings.batch_size < len(split.train)
     assert len(split.train) % settings.batch_size
     model, expected = patches(demo), patches(demo)
-    records = [*Fit(model, demo, split, settings, 4, tmp_path, torch.device("cpu")).epochs(3)]
+    records = [*Fit(model, demo, split, settings, 4, tmp_path, CPU).epochs(3)]
 
     images = normalise(
         torch.stack([image[0] for image, _ in loader(demo, split.train, replace(settings, batch_size=1))])
@@ -160,7 +167,7 @@ def test_an_interrupted_fit_goes_on_to_the_same_bits(optimizer, schedule, demo, 
 
     def begin(folder):
         (tmp_path / folder).mkdir(exist_ok=True)
-        return Fit(patches(demo), demo, split, settings, 3, tmp_path / folder, torch.device("cpu"))
+        return Fit(patches(demo), demo, split, settings, 3, tmp_path / folder, CPU)
 
     whole, interrupted = begin("whole"), begin("interrupted")
     records = [*whole.epochs(4)]
@@ -177,20 +184,17 @@ def test_an_interrupted_fit_goes_on_to_the_same_bits(optimizer, schedule, demo, 
 
 
 def test_stochastic_depth_acts_in_training_and_not_in_evaluation(demo, tmp_path):
-    model, split = patches(demo), replace(final_split(demo), train=demo.trainval[:20])
-    fit = Fit(model, demo, split, replace(DEMO, epochs=1), 0, tmp_path, torch.device("cpu"))
-    model.eval()  # as the epoch before left it, when it was measured
-    next(fit.epochs(1))
+    model = patches(demo).eval()  # as the epoch before left it, when it was measured
+    train_an_epoch(model, demo, DEMO, tmp_path)
     assert model.backbone.modes == {True}
     model.backbone.modes.clear()
-    represent(model, loader(demo, split.train, DEMO), DEMO, torch.device("cpu"))
+    represent(model, loader(demo, demo.trainval[:20], DEMO), DEMO, CPU)
     assert model.backbone.modes == {False}
 
 
 @pytest.mark.parametrize(("precision", "dtype"), [("float32", torch.float32), ("bf16", torch.bfloat16)])
 def test_bf16_is_the_precision_of_every_forward_and_of_nothing_else(precision, dtype, demo, monkeypatch, tmp_path):
-    model, settings = patches(demo), replace(DEMO, precision=precision, epochs=1)
-    split = replace(final_split(demo), train=demo.trainval[:20], evaluated=torch.tensor([0, 1]))
+    model, settings = patches(demo), replace(DEMO, precision=precision)
     forwards, scored, objective = set(), set(), training.objective
 
     def watched(psi, logits, *rest):
@@ -199,18 +203,18 @@ def test_bf16_is_the_precision_of_every_forward_and_of_nothing_else(precision, d
 
     monkeypatch.setattr(training, "objective", watched)
     model.backbone.proj.register_forward_hook(lambda module, _, out: forwards.add((module.training, out.dtype)))
-    next(Fit(model, demo, split, settings, 0, tmp_path, torch.device("cpu")).epochs(1))
-    scores = score_split(model, demo, split, settings, torch.device("cpu"))
+    train_an_epoch(model, demo, settings, tmp_path)
+    scores = score_split(model, demo, replace(final_split(demo), evaluated=torch.tensor([0, 1])), settings, CPU)
     assert forwards == {(True, dtype), (False, dtype)}
     assert scored == {p.dtype for p in model.parameters()} == {torch.float32}
     assert scores.logits.dtype == np.float64, "gamma may be all but 1"
 
 
 def test_a_frozen_backbone_keeps_its_weights_and_has_no_stochastic_depth(demo, tmp_path):
-    model, split = patches(demo), replace(final_split(demo), train=demo.trainval[:20])
+    model = patches(demo)
     before = {name: p.clone() for name, p in model.named_parameters()}
-    settings = replace(DEMO, freeze_backbone=True, weights="released", weight_decay=0.1, epochs=1)
-    next(Fit(model, demo, split, settings, 0, tmp_path, torch.device("cpu")).epochs(1))
+    settings = replace(DEMO, freeze_backbone=True, weights="released", weight_decay=0.1)
+    train_an_epoch(model, demo, settings, tmp_path)
     assert model.backbone.modes == {False}
     for name, p in model.named_parameters():
         assert torch.equal(p, before[name]) == name.startswith("backbone."), name
@@ -220,19 +224,18 @@ def test_a_frozen_backbone_keeps_its_weights_and_has_no_stochastic_depth(demo, t
 
 def test_a_fit_learns_by_the_scores_that_it_is_measured_by(demo, monkeypatch, tmp_path):
     model = ZeroMamba(Patches(), demo.V, "paper", logit_scale=10.0)
-    split = replace(final_split(demo), train=demo.trainval[:20])
     watched = Mock(side_effect=training.objective)
     monkeypatch.setattr(training, "objective", watched)
-    next(Fit(model, demo, split, DEMO, 0, tmp_path, torch.device("cpu")).epochs(1))
+    train_an_epoch(model, demo, DEMO, tmp_path)
     psi, logits, _, Z, _ = watched.call_args.args
     torch.testing.assert_close(logits, model.logits(psi, Z))
 
 
 def test_a_loss_that_is_no_number_ends_the_fit_before_anything_is_saved(demo, tmp_path):
-    model, split = patches(demo), replace(final_split(demo), train=demo.trainval[:20])
+    model = patches(demo)
     model.slp.V.data.fill_(torch.nan)
     with pytest.raises(FloatingPointError, match=r"the loss is nan in epoch 1 .* begin a new run with a lower --lr"):
-        next(Fit(model, demo, split, DEMO, 0, tmp_path, torch.device("cpu")).epochs(1))
+        train_an_epoch(model, demo, DEMO, tmp_path)
     assert not any(tmp_path.iterdir())
 
 
@@ -241,7 +244,7 @@ def test_class_scores_that_are_not_finite_are_no_measurement(demo):
     model.slp.V.data.fill_(torch.nan)
     split = replace(final_split(demo), evaluated=demo.test_seen[:2])
     with pytest.raises(FloatingPointError, match="begin a new run with a lower --lr"):
-        score_split(model, demo, split, DEMO, torch.device("cpu"))
+        score_split(model, demo, split, DEMO, CPU)
 
 
 @pytest.mark.parametrize(
@@ -268,7 +271,7 @@ def test_every_epoch_has_draws_of_its_own_and_only_the_paper_s_protocol_keeps_th
     settings = replace(DEMO, protocol=protocol, dataset=dataset, batch_size=len(split.train))
     for seed in (0, 1):
         (tmp_path / str(seed)).mkdir()
-        fit = Fit(patches(demo), demo, split, settings, seed, tmp_path / str(seed), torch.device("cpu"))
+        fit = Fit(patches(demo), demo, split, settings, seed, tmp_path / str(seed), CPU)
         for _ in fit.epochs(2):
             pass
     in_file = split.train.tolist()
