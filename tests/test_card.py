@@ -1,14 +1,11 @@
 """What a GPU's user may rely on: all that a network meets is where the network is. card.py stands for the GPU."""
 
-import os
 import shlex
-import subprocess
-import sys
 from importlib.util import find_spec
 
 import pytest
 import torch
-from killing import REPO
+from commands import REPO, run_python
 from safetensors.torch import load_file
 
 from zeromamba.figures import PACKAGES
@@ -22,9 +19,7 @@ FIGURES = ("attention", "erf") if all(map(find_spec, PACKAGES)) else ()
 
 def run(*lines, path=REPO):
     """Commands, each (module, argument, ...), one after another in a process that has a card."""
-    program = [sys.executable, str(REPO / "tests/card.py"), *(shlex.join(map(str, line)) for line in lines)]
-    environment = os.environ | {"PYTHONPATH": str(path)}
-    return subprocess.run(program, capture_output=True, text=True, env=environment, check=False)
+    return run_python(REPO / "tests/card.py", *(shlex.join(map(str, line)) for line in lines), path=path)
 
 
 def test_on_a_card_all_that_is_trained_measured_and_drawn_is_what_it_is_on_a_cpu(tiny, tmp_path):

@@ -12,7 +12,7 @@ from unittest.mock import Mock
 
 import pytest
 import torch
-from killing import run_killed
+from commands import run_killed
 
 from zeromamba import figures
 from zeromamba.backbones import build_backbone

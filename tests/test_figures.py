@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from checkpoints import save_untrained
+from commands import error_of
 from PIL import Image
 from shared import DATA
 from torch import nn
@@ -124,18 +125,18 @@ def test_a_caption_has_the_checkpoint_s_own_seed_epoch_and_protocol(run):
     assert "epoch" not in of_record(run, epoch=0, chosen_by="somehow").described, "which released ones do not tell"
 
 
-def test_a_released_checkpoint_is_measured_by_the_paper_s_protocol_on_the_data_that_are_named(monkeypatch, tmp_path):
-    monkeypatch.setattr(
-        run_module, "load_trained", lambda path, checkpoint, settings: (checkpoint, nn.Linear(1, 1), None)
-    )
+@pytest.fixture
+def without_data(monkeypatch):
+    """A run is its checkpoint and settings."""
+    monkeypatch.setattr(run_module, "load_trained", lambda path, checkpoint, _: (checkpoint, nn.Linear(1, 1), None))
+
+
+def test_a_released_checkpoint_is_measured_by_the_paper_s_protocol_on_the_data_that_are_named(without_data, tmp_path):
     settings = load_run(Gamma(tmp_path / "CUB.pth", dataset="cub", data_root=tmp_path, device="cpu")).settings
     assert (settings.protocol, settings.fixed_gamma(), settings.data_root) == ("paper", 0.3, tmp_path)
 
 
-def test_a_figure_of_a_run_from_another_machine_takes_what_this_one_has(run, monkeypatch):
-    monkeypatch.setattr(
-        run_module, "load_trained", lambda path, checkpoint, settings: (checkpoint, nn.Linear(1, 1), None)
-    )
+def test_a_figure_of_a_run_from_another_machine_takes_what_this_one_has(without_data, run, monkeypatch):
     far = of_record(run, settings=replace(run.settings, device="cuda:7", scan="triton")).checkpoint
     monkeypatch.setattr(run_module, "load_checkpoint", lambda path: far)
     settings = load_run(Gamma(run.checkpoint.source, device="cpu")).settings
@@ -158,12 +159,6 @@ def test_a_caption_is_whole_and_as_wide_as_its_figure_and_names_are_no_formulas(
     assert " ".join(lines) == words
     assert max(map(len, lines)) * style.CHARACTER * style.CAPTION_SIZE / 72 <= 2.0
     assert narrow.get_figheight() > wide.get_figheight() > 3.0
-
-
-def test_a_checkpoint_chosen_on_test_images_says_so(checkpoint, run):
-    record = replace(run.checkpoint.record, chosen_by=Settings(protocol="paper").chosen_by)
-    chosen_on_test = replace(run, checkpoint=replace(run.checkpoint, record=record))
-    assert "best epochs on test images" in texts(Gamma(checkpoint).draw(chosen_on_test))
 
 
 def test_attention_drawn_is_the_model_s_and_sums_to_one(drawn, run):
@@ -514,28 +509,21 @@ def test_a_class_is_found_however_its_name_is_written(checkpoint, run):
     assert data.labels[decomposed.pick(data, data.trainval)].unique().tolist() == [0]
 
 
-def error_of(*arguments):
-    with pytest.raises(SystemExit) as end:
-        main([*map(str, arguments)])
-    assert isinstance(end.value.code, str), "a clear error, not a usage text"
-    return end.value.code
-
-
 def test_errors_name_what_is_wrong(checkpoint, tmp_path):
-    assert "nowhere.safetensors" in error_of("gamma", tmp_path / "no folder" / "nowhere.safetensors")
-    assert ".jpg" in error_of("gamma", checkpoint, "--out", tmp_path / "figure.jpg")
+    assert "nowhere.safetensors" in error_of(main, "gamma", tmp_path / "no folder" / "nowhere.safetensors")
+    assert ".jpg" in error_of(main, "gamma", checkpoint, "--out", tmp_path / "figure.jpg")
     folder = tmp_path / "folder.png"
     folder.mkdir()
-    assert "folder.png is a folder" in error_of("gamma", checkpoint, "--out", folder)
+    assert "folder.png is a folder" in error_of(main, "gamma", checkpoint, "--out", folder)
     folder.rmdir()
     for dataset in ((), ("--dataset", "demo")):
-        assert "give --dataset cub, sun or awa2" in error_of("gamma", tmp_path / "CUB_bestGZSL.pth", *dataset)
-    assert "red" in error_of("gamma", checkpoint, "--dataset", "demo")
-    assert "'no such class'" in error_of("attention", checkpoint, "--classes", "no such class")
+        assert "give --dataset cub, sun or awa2" in error_of(main, "gamma", tmp_path / "CUB_bestGZSL.pth", *dataset)
+    assert "red" in error_of(main, "gamma", checkpoint, "--dataset", "demo")
+    assert "'no such class'" in error_of(main, "attention", checkpoint, "--classes", "no such class")
     settings = replace(load_checkpoint(checkpoint).record.settings, image_size=32)
     with pytest.raises(ValueError, match=r"on 32 x 32 pixels VMamba-Nano sees a single region"):
         Attention(checkpoint).draw(replace(load_run(Gamma(checkpoint, device="cpu")), settings=settings))
-    assert "--per-class" in error_of("tsne", checkpoint, "--classes", "class 0", "--per-class", "1")
+    assert "--per-class" in error_of(main, "tsne", checkpoint, "--classes", "class 0", "--per-class", "1")
     assert not list(tmp_path.iterdir())
 
 
@@ -544,7 +532,7 @@ def test_a_backbone_that_cannot_be_imported_ends_in_a_message(checkpoint, monkey
         raise ImportError("DeiT and ViT come from timm")
 
     monkeypatch.setattr(build, "restore_model", without_timm)
-    assert "timm" in error_of("gamma", checkpoint)
+    assert "timm" in error_of(main, "gamma", checkpoint)
 
 
 def test_what_ends_a_figure_is_told_in_one_line(checkpoint, monkeypatch):
@@ -553,12 +541,12 @@ def test_what_ends_a_figure_is_told_in_one_line(checkpoint, monkeypatch):
         (torch.OutOfMemoryError("too large"), "error: too large\n--device cpu takes the machine's own memory"),
     ):
         monkeypatch.setattr(run_module, "load_run", Mock(side_effect=error))
-        assert error_of("gamma", checkpoint) == told
+        assert error_of(main, "gamma", checkpoint) == told
 
 
 def test_missing_packages_are_named_with_what_installs_them(checkpoint, monkeypatch):
     monkeypatch.setattr(figures, "find_spec", lambda name: None if name == "sklearn" else object())
-    message = error_of("gamma", checkpoint)
+    message = error_of(main, "gamma", checkpoint)
     assert "scikit-learn" in message
     assert "matplotlib" not in message
     assert "pip install -e '.[figures]'" in message

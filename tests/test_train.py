@@ -1,9 +1,7 @@
 """What a user of train.py may rely on."""
 
 import json
-import os
 import shutil
-import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +10,7 @@ from unittest.mock import Mock
 import numpy as np
 import pytest
 import torch
-from killing import REPO, run_killed
+from commands import REPO, error_of, run_killed, run_python
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.utils.tensorboard import SummaryWriter
@@ -40,9 +38,7 @@ def main(*arguments):
 def finished(tiny, tmp_path_factory):
     """The folder of a whole run, never interrupted, and what it printed: train.py as a process of its own."""
     out = tmp_path_factory.mktemp("runs") / "whole"
-    command = [sys.executable, str(REPO / "train.py"), "--dataset", str(tiny), "--out", str(out), *TINY]
-    environment = os.environ | {"PYTHONPATH": str(REPO)}
-    process = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    process = run_python(REPO / "train.py", "--dataset", tiny, "--out", out, *TINY)
     assert process.returncode == 0, process.stderr
     return out, process.stdout
 
@@ -156,12 +152,12 @@ def test_broken_files_of_a_run_are_named(finished, tmp_path):
     out = shutil.copytree(finished[0], tmp_path / "run")
     result, state = out / "seed-0" / "result.json", out / "seed-0" / "search" / "state.pt"
     result.write_text(result.read_text()[:-9])
-    assert f"{result}: cannot read this file of a run" in error_of("--resume", out)
+    assert f"{result}: cannot read this file of a run" in error_of(train.main, "--resume", out)
     result.unlink()
     torch.save({"model": torch.ones(9)}, state)
     for size in (-5, 100, 0):
         state.write_bytes(state.read_bytes()[:size])
-        assert f"{state}: cannot be read: remove it, and the fit starts anew" in error_of("--resume", out)
+        assert f"{state}: cannot be read: remove it, and the fit starts anew" in error_of(train.main, "--resume", out)
 
 
 def test_eval_gives_the_run_s_own_numbers_again(finished, capsys):
@@ -243,24 +239,16 @@ def test_eval_names_the_gamma_that_it_was_given_beside_the_checkpoint_s(off, fin
     assert result["chosen_by"] == f"{record.chosen_by}; measured with --gamma {gamma} instead of {record.gamma}"
 
 
-def error_of(*arguments):
-    """The message that the process ends with before it trains."""
-    with pytest.raises(SystemExit) as end:
-        main(*arguments)
-    assert isinstance(end.value.code, str), "a clear error, not a usage text"
-    return end.value.code
-
-
 def test_errors_before_training_name_what_is_wrong(tiny, tmp_path, finished, monkeypatch):
     monkeypatch.chdir(tmp_path)
     out = ("--out", tmp_path / "run")
-    assert "--gamma" in error_of("--dataset", tiny, "--protocol", "paper", *out)
-    assert "--device" in error_of("--dataset", tiny, "--device", "nosuchdevice", *out)
-    assert "nowhere.pth" in error_of("--dataset", tiny, *TINY, "--weights", tmp_path / "nowhere.pth", *out)
+    assert "--gamma" in error_of(train.main, "--dataset", tiny, "--protocol", "paper", *out)
+    assert "--device" in error_of(train.main, "--dataset", tiny, "--device", "nosuchdevice", *out)
+    assert "nowhere.pth" in error_of(train.main, "--dataset", tiny, *TINY, "--weights", tmp_path / "nowhere.pth", *out)
     from_scratch = "from scratch: --weights None, or --preset small"
-    assert from_scratch in error_of("--dataset", tiny, *out)
-    assert from_scratch in error_of("--dataset", tiny, "--weights", "none", *out)
-    assert "give --weights None" in error_of("--dataset", tiny, *TINY, "--weights", "none", *out)
+    assert from_scratch in error_of(train.main, "--dataset", tiny, *out)
+    assert from_scratch in error_of(train.main, "--dataset", tiny, "--weights", "none", *out)
+    assert "give --weights None" in error_of(train.main, "--dataset", tiny, *TINY, "--weights", "none", *out)
     for backbone, problem in (
         (
             "vim-small",
@@ -269,23 +257,23 @@ def test_errors_before_training_name_what_is_wrong(tiny, tmp_path, finished, mon
         ("localvim-small", "no public file is known of backbone 'localvim-small'"),
     ):
         choice = ("--backbone", backbone, "--weights", "released")
-        assert problem in error_of("--dataset", tiny, *TINY, *choice, *out)
+        assert problem in error_of(train.main, "--dataset", tiny, *TINY, *choice, *out)
     monkeypatch.setitem(sys.modules, "timm", None)
-    assert "pip install -e '.[vit]'" in error_of("--dataset", tiny, *TINY, "--backbone", "deit-small", *out)
+    assert "pip install -e '.[vit]'" in error_of(train.main, "--dataset", tiny, *TINY, "--backbone", "deit-small", *out)
     file = tmp_path / "file"
     file.touch()
-    assert str(file) in error_of("--dataset", tiny, *TINY, "--out", file / "run")
+    assert str(file) in error_of(train.main, "--dataset", tiny, *TINY, "--out", file / "run")
     for folder in (file, file / "run"):
-        message = error_of("--eval", finished[0] / "seed-0" / "model.safetensors", "--out", folder)
+        message = error_of(train.main, "--eval", finished[0] / "seed-0" / "model.safetensors", "--out", folder)
         assert message.startswith(f"error: {folder}: cannot write there")
         assert message.endswith("choose a folder you may write with --out")
     monkeypatch.setenv("TRITON_INTERPRET", "0")
-    message = error_of("--dataset", tiny, *TINY, "--scan", "triton", *out)
+    message = error_of(train.main, "--dataset", tiny, *TINY, "--scan", "triton", *out)
     assert message.startswith("error: --scan triton: impl='triton' cannot serve: the tensors are on cpu")
     assert message.endswith("--scan auto takes what can")
     assert not (tmp_path / "run").exists()
-    assert "--image-size" in error_of("--dataset", tiny, *TINY, "--image-size", "64", "--out", finished[0])
-    assert str(tmp_path) in error_of("--resume", tmp_path)
+    assert "--image-size" in error_of(train.main, "--dataset", tiny, *TINY, "--image-size", "64", "--out", finished[0])
+    assert str(tmp_path) in error_of(train.main, "--resume", tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -349,7 +337,7 @@ def test_a_choice_that_there_is_not_is_named_in_python_too(wrong):
     ids=lambda setting: setting[0],
 )
 def test_eval_measures_the_model_that_was_trained(setting, trained_with, finished):
-    message = error_of("--eval", finished[0] / "seed-0" / "model.safetensors", *setting)
+    message = error_of(train.main, "--eval", finished[0] / "seed-0" / "model.safetensors", *setting)
     assert f"was trained with {trained_with}, not {setting[1]}" in message
 
 
@@ -357,12 +345,12 @@ def test_eval_measures_the_model_that_was_trained(setting, trained_with, finishe
 def test_where_eval_writes_is_looked_at_before_it_measures(file, finished, tmp_path, monkeypatch):
     (tmp_path / file).mkdir()
     monkeypatch.setattr(train, "score_split", None)
-    message = error_of("--eval", finished[0] / "seed-0" / "model.safetensors", "--out", tmp_path)
+    message = error_of(train.main, "--eval", finished[0] / "seed-0" / "model.safetensors", "--out", tmp_path)
     assert f"{file} is a folder" in message
 
 
 def test_a_device_that_cannot_be_read_from_is_refused():
-    assert "--device meta cannot be used here" in error_of("--device", "meta")
+    assert "--device meta cannot be used here" in error_of(train.main, "--device", "meta")
 
 
 def test_eval_says_what_it_measured_and_with_which_settings(finished, tmp_path, capsys):
@@ -406,11 +394,11 @@ def test_data_that_changed_since_the_training_are_refused(finished, moved):
     shutil.copy(moved / "images/class 0/0.png", moved / "images/class 0/more.png")
     (moved / "unseen.txt").write_text("class 4\n")
     for what in ("--eval", checkpoint), ("--resume", finished[0]):
-        message = error_of(*what, "--dataset", moved)
+        message = error_of(train.main, *what, "--dataset", moved)
         assert "unseen classes" in message
         assert "training images" in message
     (moved / "attributes.csv").write_text((moved / "attributes.csv").read_text().replace("large", "big"))
-    assert "without 'large', with the unknown 'big'" in error_of("--eval", checkpoint, "--dataset", moved)
+    assert "without 'large', with the unknown 'big'" in error_of(train.main, "--eval", checkpoint, "--dataset", moved)
 
 
 def test_a_run_finds_its_data_from_any_folder(tiny, tmp_path, monkeypatch):
@@ -434,7 +422,7 @@ def test_a_run_has_a_folder_of_its_own_under_the_name_of_its_data(tiny, tmp_path
     assert folders == ["runs/birds/now", "runs/birds/now-2", f"runs/{tiny.name}/now"]
     shutil.rmtree("runs")
     Path("runs").touch()
-    message = error_of("--dataset", ".", *TINY)
+    message = error_of(train.main, "--dataset", ".", *TINY)
     assert "runs/birds/now: cannot write there" in message
     assert message.endswith("choose a folder you may write with --out")
 
@@ -444,8 +432,8 @@ def test_a_tilde_is_the_home_folder(tmp_path, monkeypatch):
     command, _ = train.parse(["--out=~/run", "--data-root", "~/data=0", "--weights=~/w=~.pth", "--dataset=~/birds"])
     assert (command.out, command.data_root) == (tmp_path / "run", tmp_path / "data=0")
     assert (command.weights, command.dataset) == (tmp_path / "w=~.pth", str(tmp_path / "birds"))
-    assert str(tmp_path / "run") in error_of("--resume=~/run")
-    assert str(tmp_path / "model.safetensors") in error_of("--eval=~/model.safetensors")
+    assert str(tmp_path / "run") in error_of(train.main, "--resume=~/run")
+    assert str(tmp_path / "model.safetensors") in error_of(train.main, "--eval=~/model.safetensors")
 
 
 def test_seeds_that_are_added_to_a_run_join_those_it_has(tiny, tmp_path, monkeypatch):
@@ -459,35 +447,37 @@ def test_seeds_that_are_added_to_a_run_join_those_it_has(tiny, tmp_path, monkeyp
 
 
 def test_a_run_that_is_resumed_stays_in_its_folder(finished, tmp_path):
-    assert "give no --out" in error_of("--resume", finished[0], "--out", tmp_path)
-    other = error_of("--resume", finished[0], "--epochs", "5")
+    assert "give no --out" in error_of(train.main, "--resume", finished[0], "--out", tmp_path)
+    other = error_of(train.main, "--resume", finished[0], "--epochs", "5")
     assert f"holds a run with --epochs 2, not 5: --resume {finished[0]} without this setting goes on" in other
-    assert "give no --eval" in error_of("--resume", finished[0], "--eval", finished[0] / "seed-0" / "model.safetensors")
+    assert "give no --eval" in error_of(
+        train.main, "--resume", finished[0], "--eval", finished[0] / "seed-0" / "model.safetensors"
+    )
 
 
 def test_a_run_that_is_resumed_in_a_folder_that_cannot_be_written_is_not_sent_elsewhere(finished, monkeypatch):
     monkeypatch.setattr("zeromamba.runs.write_json", Mock(side_effect=PermissionError(13, "Permission denied")))
-    message = error_of("--resume", finished[0])
+    message = error_of(train.main, "--resume", finished[0])
     assert message.startswith(f"error: {finished[0]}: cannot write there ([Errno 13] Permission denied)")
     assert message.endswith("make this folder writable")
 
 
 def test_what_ends_a_run_says_how_to_go_on(tiny, tmp_path, monkeypatch, capsys):
     out = tmp_path / "run"
-    diverged = error_of("--dataset", tiny, "--out", out, *TINY, "--lr", "1e30")
+    diverged = error_of(train.main, "--dataset", tiny, "--out", out, *TINY, "--lr", "1e30")
     assert "begin a new run with a lower --lr" in diverged
     assert "state.pt" not in diverged, "which an epoch would first have to leave"
     assert f"run folder: {out}" in capsys.readouterr().out.splitlines(), "though it never came to a table"
     for error, told in (KeyboardInterrupt(), f"--resume {out}"), (torch.OutOfMemoryError(), "--batch-size"):
         monkeypatch.setattr(train, "train", Mock(side_effect=error))
-        assert told in error_of("--dataset", tiny, "--out", out, *TINY, "--lr", "1e30")
+        assert told in error_of(train.main, "--dataset", tiny, "--out", out, *TINY, "--lr", "1e30")
 
 
 def test_a_seed_that_diverges_takes_nothing_from_those_before(finished, tmp_path, monkeypatch):
     out = shutil.copytree(finished[0], tmp_path / "run")
     (out / "results.json").unlink()
     monkeypatch.setattr(training, "objective", Mock(side_effect=FloatingPointError("the loss is nan")))
-    assert error_of("--resume", out, "--seeds", 0, 1) == "error: the loss is nan"
+    assert error_of(train.main, "--resume", out, "--seeds", 0, 1) == "error: the loss is nan"
     (seed,) = json.loads((out / "results.json").read_text())["seeds"]
     assert (seed["seed"], seed["versions"]["torch"]) == (0, torch.__version__)
 

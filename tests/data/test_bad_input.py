@@ -4,6 +4,7 @@ import os
 import pickle
 from dataclasses import replace
 
+import commands
 import numpy as np
 import pytest
 import torch
@@ -32,13 +33,11 @@ def error_of(cub, tmp_path, monkeypatch):
 
     def run(*arguments, dataset="cub"):
         out = tmp_path / "run"
-        command = ["--dataset", dataset, "--data-root", str(cub.root), *TINY, "--out", str(out)]
-        with pytest.raises(SystemExit) as end:
-            train.main([*command, *map(str, arguments)])
-        assert isinstance(end.value.code, str), "one sentence, not a usage text"
+        common = ("--dataset", dataset, "--data-root", cub.root, *TINY, "--out", out)
+        message = commands.error_of(train.main, *common, *arguments)
         assert not out.exists()
         assert not (tmp_path / "ran").exists()
-        return end.value.code
+        return message
 
     return run
 
