@@ -266,15 +266,6 @@ def test_offsets_of_64_bits_give_the_same_bits(routes, monkeypatch):
     assert all(torch.equal(narrow[name], wide[name]) for name in narrow)
 
 
-def test_maps_that_reach_over_2_to_the_31_have_offsets_of_64_bits():
-    inputs = Inputs(*(v.to("meta") for v in make(b=1, h=8, w=8, d=3)))
-    strided = torch.empty_strided((1, 8, 8, 3), (1 << 34, 1 << 31, 1 << 28, 1), device="meta")
-    prepared = lambda x: triton_ss2d.prepare(inputs._replace(x=x), (Route(),) * 4, "euler", True)  # noqa: E731
-    with recorded_launches():
-        assert prepared(strided).wide
-        assert not prepared(inputs.x).wide
-
-
 @pytest.mark.parametrize(
     ("r", "stride_b", "twos"), [(2, 64, (True, True)), (2, 65, (False, True)), (3, 64, (True, False))]
 )

@@ -1,7 +1,6 @@
 """The figures of the paper that sum up runs: Figure 1 (parameters), 6 (sweeps) and 7 (gamma)."""
 
 from collections.abc import Callable
-from itertools import groupby
 
 import torch
 from matplotlib.axes import Axes
@@ -17,7 +16,7 @@ from ..protocol import RESULT, final_checkpoint, seed_folder
 from ..report import METRICS, choices, mean_and_deviation, variant
 from .grids import REDUCED_NOTE, ChartName, Experiment
 from .run import Cell
-from .tables import how_chosen, printed_row
+from .tables import by_dataset, how_chosen, printed_row
 
 Figures = dict[str, Figure]  # by what stands behind the experiment's name in the file's
 
@@ -31,7 +30,7 @@ def draw(experiment: Experiment, cells: list[Cell], device: torch.device) -> Fig
 
 def parameters(experiment: Experiment, cells: list[Cell], device: torch.device) -> Figures:
     """CZSL accuracy and H of each row over the number of its parameters."""
-    datasets = _by_dataset(cells)
+    datasets = by_dataset(cells)
     shown = (
         "The backbones of Tables 4 and 6; the paper's figure is of published methods, whose parameters no table lists. "
         "Filled: measured, over the parameters of the model built. Hollow, where the paper prints one: its result, "
@@ -66,7 +65,7 @@ def _point(axes: Axes, cell: Cell, metric: str, built: int | None, colour: str, 
 
 def sweeps(experiment: Experiment, cells: list[Cell], device: torch.device) -> Figures:
     """Each metric over each swept setting."""
-    datasets, settings = _by_dataset(cells), dict.fromkeys(name for row in experiment.rows for name in row.changes)
+    datasets, settings = by_dataset(cells), dict.fromkeys(name for row in experiment.rows for name in row.changes)
     shown = (
         "The values are ours, around those that the paper's text names; nothing but the swept setting varies; bars: "
         "deviation over seeds. Hollow, where the paper prints one: its result, at its setting. "
@@ -115,10 +114,6 @@ CHARTS: dict[ChartName, Callable[[Experiment, list[Cell], torch.device], Figures
 }
 
 
-def _by_dataset(cells: list[Cell]) -> list[list[Cell]]:
-    return [list(group) for _, group in groupby(cells, key=lambda cell: cell.data.name)]
-
-
 def _percent(cell: Cell, metric: str) -> tuple[float, float]:
     mean, deviation = mean_and_deviation([100 * result[metric] for result in cell.results()])
     return mean, deviation or 0.0  # of one seed there is no bar
@@ -133,7 +128,7 @@ def _mark(experiment: Experiment, cells: list[Cell]) -> str:
 
 def _caption(experiment: Experiment, cells: list[Cell], shown: str) -> str:
     seeds = ", ".join(map(str, sorted({result["seed"] for cell in cells for result in cell.results()})))
-    cells_of_data = [group[0] for group in _by_dataset(cells)]  # of which no row has a variant of its own
+    cells_of_data = [group[0] for group in by_dataset(cells)]  # of which no row has a variant of its own
     variants = choices((cell.data.name, variant(cell.settings)) for cell in cells_of_data)
     made = f"Seeds {seeds}; {variants}; protocol: {how_chosen(cells)}."
     return f"{experiment.title}. {_mark(experiment, cells)}{shown}{made}"

@@ -37,9 +37,14 @@ def markdown(experiment: Experiment, cells: list[Cell]) -> str:
     if experiment.reduced:
         parts.append(f"**{REDUCED_NOTE}**")
     parts.append(f"Mean per-class top-1 accuracies and AUSUC in percent; over seeds, {OVER_SEEDS}.")
-    for _, group in groupby(cells, key=lambda cell: cell.data.name):
-        parts += _section(experiment, list(group))
+    for group in by_dataset(cells):
+        parts += _section(experiment, group)
     return "\n\n".join(parts) + "\n"
+
+
+def by_dataset(cells: list[Cell]) -> list[list[Cell]]:
+    """The cells of each data set, in their order."""
+    return [list(group) for _, group in groupby(cells, key=lambda cell: cell.data.name)]
 
 
 def _section(experiment: Experiment, cells: list[Cell]) -> list[str]:
