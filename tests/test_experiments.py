@@ -58,6 +58,11 @@ def finished(tiny, tmp_path_factory):
     return out, run("table7", "--datasets", tiny, "--out", out)
 
 
+@pytest.fixture(scope="module")
+def data(tiny):
+    return load_dataset(str(tiny), Path(), seed=0)
+
+
 def epochs_trained(stdout):
     return [line.split("loss")[0] for line in stdout.splitlines() if line.startswith("seed") and "loss" in line]
 
@@ -166,17 +171,15 @@ def test_the_table_is_there_after_the_first_run(tiny, tmp_path, monkeypatch):
     assert [row["czsl"] != "" for row in table_of(tmp_path / "table7").values()] == [True, False, False]
 
 
-def test_every_row_is_run_for_a_seed_before_the_next_seed(tiny, tmp_path, monkeypatch, capsys):
+def test_every_row_is_run_for_a_seed_before_the_next_seed(data, tiny, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(run_module, "SeedRun", Mock())
-    data = load_dataset(str(tiny), Path(), seed=0)
     cells = run_module.plan(REDUCED["table7"], data, {"dataset": str(tiny), "seeds": (0, 1)}, tmp_path)
     list(run_module.run_all(cells, torch.device("cpu")))
     ran = [(call.args[2], call.args[0].image_size) for call in run_module.SeedRun.call_args_list]
     assert ran == [(seed, size) for seed in (0, 1) for size in (32, 48, 64)]
 
 
-def test_runs_that_differ_have_folders_of_their_own_and_parameters_are_the_whole_model_s(tiny, tmp_path):
-    data, common = load_dataset(str(tiny), Path(), seed=0), {"dataset": str(tiny)}
+def test_runs_that_differ_have_folders_of_their_own_and_parameters_are_the_whole_model_s(data, tiny, tmp_path):
     names = {
         run_module.run_name(replace(Settings(), **changes), Settings())
         for changes in (
@@ -188,7 +191,7 @@ def test_runs_that_differ_have_folders_of_their_own_and_parameters_are_the_whole
         )
     }
     assert names == {"unchanged", "protocol=paper", "gamma=0.3", "precision=bf16"}
-    (cell, *_) = run_module.plan(REDUCED["table7"], data, common, tmp_path)
+    (cell, *_) = run_module.plan(REDUCED["table7"], data, {"dataset": str(tiny)}, tmp_path)
     assert cell.params == sum(p.numel() for p in build_model(cell.settings, data.V).parameters())
 
 
@@ -215,9 +218,8 @@ def test_two_data_sets_of_one_name_are_refused(tiny, tmp_path):
         plan_all(command, REDUCED["table1"], tmp_path)
 
 
-def test_a_backbone_whose_weights_nobody_released_is_one_row_s_affair(tiny, tmp_path):
+def test_a_backbone_whose_weights_nobody_released_is_one_row_s_affair(data, tiny, tmp_path):
     (row,) = (row for row in EXPERIMENTS["table4"].rows if row.name == "LocalVim-Small")
-    data = load_dataset(str(tiny), Path(), seed=0)
     experiment = replace(EXPERIMENTS["table4"], rows=(row,))
     (cell,) = run_module.plan(experiment, data, {"dataset": str(tiny)}, tmp_path)
     assert cell.unavailable == "no weights of LocalVim-Small were released"
@@ -271,10 +273,9 @@ def test_what_is_not_given_is_the_preset_s(dataset, grids):
     assert grids["table1"].base("demo").variant == "paper", "what a default of the command's own would override"
 
 
-def test_a_variant_that_is_given_has_runs_of_its_own_and_the_table_says_which_it_is(tiny, tmp_path):
+def test_a_variant_that_is_given_has_runs_of_its_own_and_the_table_says_which_it_is(data, tiny, tmp_path):
     """The preset of the user's folder is variant "released": asking for it by name finds the same run."""
-    small = replace(REDUCED["table7"], rows=REDUCED["table7"].rows[:1])
-    data, folders = load_dataset(str(tiny), Path(), seed=0), {}
+    small, folders = replace(REDUCED["table7"], rows=REDUCED["table7"].rows[:1]), {}
     for variant in (None, "released", "paper"):
         common = CommandLine("table7", variant=variant).common() | {"dataset": str(tiny)}
         (cell,) = run_module.plan(small, data, common, tmp_path)
@@ -313,9 +314,9 @@ def test_a_reduced_row_is_small_and_keeps_what_tells_it_from_others():
     assert [row.changes["image_size"] for row in REDUCED["table7"].rows] == [32, 48, 64]
 
 
-def test_printed_numbers_stand_beside_measured_ones(tiny):
+def test_printed_numbers_stand_beside_measured_ones(data):
     """On CUB, every method of Table 1 has a line; a part of the classes is said not to compare."""
-    cub = replace(load_dataset(str(tiny), Path(), seed=0), name="cub", partial="not the whole of CUB: 7 classes")
+    cub = replace(data, name="cub", partial="not the whole of CUB: 7 classes")
     cell = run_module.Cell(EXPERIMENTS["table1"].rows[0], cub, preset("cub", "paper"), Path("nowhere"), 51_300_000)
     text = markdown(EXPERIMENTS["table1"], [cell])
     line = next(line for line in text.splitlines() if line.startswith("| ZeroMamba"))
@@ -325,8 +326,8 @@ def test_printed_numbers_stand_beside_measured_ones(tiny):
     assert "not the whole of CUB: 7 classes; results do not compare with published ones" in text
 
 
-def test_printed_numbers_do_not_stand_beside_a_folder_that_has_a_data_set_s_name(tiny):
-    data = replace(load_dataset(str(tiny), Path(), seed=0), name="cub")
+def test_printed_numbers_do_not_stand_beside_a_folder_that_has_a_data_set_s_name(data):
+    data = replace(data, name="cub")
     settings = replace(preset("cub", "paper"), dataset="./cub")
     for name in ("table1", "figure6"):
         cells = [run_module.Cell(row, data, settings, Path("nowhere")) for row in EXPERIMENTS[name].rows]
@@ -334,8 +335,8 @@ def test_printed_numbers_do_not_stand_beside_a_folder_that_has_a_data_set_s_name
         assert "The paper prints no number" in markdown(EXPERIMENTS[name], cells)
 
 
-def test_a_sweep_stands_beside_the_printed_number_at_the_published_setting_alone(tiny):
-    cub = replace(load_dataset(str(tiny), Path(), seed=0), name="cub")
+def test_a_sweep_stands_beside_the_printed_number_at_the_published_setting_alone(data):
+    cub = replace(data, name="cub")
     rows = {row.name: row for row in EXPERIMENTS["figure6"].rows}
     settings = preset("cub", "paper")
     printed = {name: printed_row(run_module.Cell(row, cub, settings, Path("nowhere"))) for name, row in rows.items()}
@@ -343,8 +344,7 @@ def test_a_sweep_stands_beside_the_printed_number_at_the_published_setting_alone
     assert printed["batch = 16"].H == 74.2
 
 
-def test_a_caption_names_the_finished_seeds_and_every_part_of_a_data_set(tiny, tmp_path):
-    data = load_dataset(str(tiny), Path(), seed=0)
+def test_a_caption_names_the_finished_seeds_and_every_part_of_a_data_set(data, tmp_path):
     settings = replace(REDUCED["figure6"].base("cub"), seeds=(0, 1))
     cells = [
         run_module.Cell(
@@ -382,9 +382,9 @@ MEANS = {"czsl": 60.0, "U": 13.0, "S": 24.0, "H": 20.0}  # percent
 DEVIATIONS = {"czsl": 200**0.5, "U": 18**0.5, "S": 32**0.5, "H": 50**0.5}
 
 
-def cells_of(name, tiny, tmp_path):
+def cells_of(name, data, tmp_path):
     """Cells of an experiment on what is called CUB, all with the made-up results."""
-    cub, settings = replace(load_dataset(str(tiny), Path(), seed=0), name="cub"), preset("cub", "paper")
+    cub, settings = replace(data, name="cub"), preset("cub", "paper")
     leave_results(tmp_path, *MADE_UP)
     return [
         run_module.Cell(row, cub, replace(settings, seeds=(0, 1), **row.changes), tmp_path, 2_000_000)
@@ -408,8 +408,8 @@ def shown(axes):
     return measured, hollow
 
 
-def test_sweeps_show_each_metric_in_percent_and_the_printed_one_at_its_setting(tiny, tmp_path):
-    cells = cells_of("figure6", tiny, tmp_path)
+def test_sweeps_show_each_metric_in_percent_and_the_printed_one_at_its_setting(data, tmp_path):
+    cells = cells_of("figure6", data, tmp_path)
     of_lambda, of_batch = charts.draw(EXPERIMENTS["figure6"], cells, torch.device("cpu"))[""].axes
     for axes, values in (of_lambda, (0, 0.2, 0.5, 1, 2)), (of_batch, (8, 16, 32)):
         assert [float(label.get_text()) for label in axes.get_xticklabels()] == list(values)
@@ -422,8 +422,8 @@ def test_sweeps_show_each_metric_in_percent_and_the_printed_one_at_its_setting(t
         assert hollow == [(published, getattr(printed, m)) for m in MEANS]
 
 
-def test_accuracies_over_parameters_are_the_measured_and_the_printed_ones(tiny, tmp_path):
-    cells = cells_of("figure1", tiny, tmp_path)
+def test_accuracies_over_parameters_are_the_measured_and_the_printed_ones(data, tmp_path):
+    cells = cells_of("figure1", data, tmp_path)
     figure = charts.draw(EXPERIMENTS["figure1"], cells, torch.device("cpu"))[""]
     for axes, m in zip(figure.axes, ("czsl", "H"), strict=True):
         assert axes.get_ylabel() == {"czsl": "CZSL, %", "H": "H, %"}[m]
@@ -433,8 +433,8 @@ def test_accuracies_over_parameters_are_the_measured_and_the_printed_ones(tiny, 
         assert hollow == [(row.params or 2, getattr(row, m)) for row in printed]
 
 
-def test_the_tables_have_means_deviations_and_the_printed_numbers_beside_them(tiny, tmp_path):
-    cells = cells_of("table1", tiny, tmp_path)
+def test_the_tables_have_means_deviations_and_the_printed_numbers_beside_them(data, tmp_path):
+    cells = cells_of("table1", data, tmp_path)
     (row,) = csv_rows(EXPERIMENTS["table1"], cells)
     printed = {"czsl": 80.0, "U": 72.1, "S": 76.4, "H": 74.2}
     for m, mean in MEANS.items():
