@@ -21,6 +21,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -223,23 +224,20 @@ def variants(
     All of one dtype come before the next: where time is short, the first is done.
     """
     met = set()
-    for dtype in dtypes:
-        for stage in stages:
-            for backward in (False, True):
-                scan = Scan(stage, dtype)
-                for launch in launches(scan, backward):
-                    if launch.kernel not in ALIKE or launch.kernel not in met:
-                        yield Variant(scan, backward, launch)
-                    met.add(launch.kernel)
+    for dtype, stage, backward in product(dtypes, stages, (False, True)):
+        scan = Scan(stage, dtype)
+        for launch in launches(scan, backward):
+            if launch.kernel not in ALIKE or launch.kernel not in met:
+                yield Variant(scan, backward, launch)
+            met.add(launch.kernel)
 
 
 def other_variants() -> Iterator[Variant]:
     """Those of `SPECIAL`, and float16."""
-    for backward in (False, True):
-        for special, scan in SPECIAL.items():
-            for launch in launches(scan, backward):
-                if launch.kernel not in ALIKE or (launch.arguments.get("WINDOWED") and not backward):
-                    yield Variant(scan, backward, launch, special)
+    for backward, (special, scan) in product((False, True), SPECIAL.items()):
+        for launch in launches(scan, backward):
+            if launch.kernel not in ALIKE or (launch.arguments.get("WINDOWED") and not backward):
+                yield Variant(scan, backward, launch, special)
     yield from (variant for variant in variants([1], [torch.float16]) if variant.launch.kernel not in ALIKE)
 
 

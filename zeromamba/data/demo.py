@@ -124,10 +124,9 @@ def _pattern(texture: int, rng: np.random.Generator) -> np.ndarray:
             start = DRAWN / 2 + k * across
             pen.line([*(start - DRAWN * along), *(start + DRAWN * along)], fill=255, width=round(period / 2))
     elif TEXTURES[texture] == "dotted":
-        r = 0.3 * period
-        for x in np.arange(-period, DRAWN + period, period):
-            for y in np.arange(-period, DRAWN + period, period):
-                pen.ellipse([x + phase[0] - r, y + phase[1] - r, x + phase[0] + r, y + phase[1] + r], fill=255)
+        r, along = 0.3 * period, np.arange(-period, DRAWN + period, period)
+        for x, y in product(along + phase[0], along + phase[1]):
+            pen.ellipse([x - r, y - r, x + r, y + r], fill=255)
     return _downsampled(canvas)
 
 

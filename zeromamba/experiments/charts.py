@@ -75,18 +75,22 @@ def sweeps(experiment: Experiment, cells: list[Cell], device: torch.device) -> F
         for line, group in zip(grid, datasets, strict=True):
             for axes, setting in zip(line, settings, strict=True):
                 swept = [cell for cell in group if setting in cell.row.changes and cell.results()]
-                ticks = range(len(swept))  # evenly spaced: the values span orders of magnitude, and 0
-                for metric, colour, marker in zip(PRINTED_METRICS, COLOURS, MARKERS, strict=False):
-                    points = [_percent(cell, metric) for cell in swept]
-                    values, errors = [p[0] for p in points], [p[1] for p in points]
-                    axes.errorbar(ticks, values, errors, color=colour, marker=marker, label=METRICS[metric])
-                    for tick, paper in zip(ticks, map(printed_row, swept), strict=True):
-                        if paper is not None:
-                            axes.plot(tick, getattr(paper, metric), marker, color=colour, markerfacecolor="none")
-                axes.set_xticks(ticks, [f"{getattr(cell.settings, setting):g}" for cell in swept])
+                _lines(axes, swept)
+                axes.set_xticks(range(len(swept)), [f"{getattr(cell.settings, setting):g}" for cell in swept])
                 axes.set(xlabel=setting, ylabel="accuracy, %", title=group[0].data.name, ylim=(0, 100))
             line[-1].legend(loc="upper left", bbox_to_anchor=(1, 1))
     return {"": figure}
+
+
+def _lines(axes: Axes, swept: list[Cell]) -> None:
+    """Each metric of a sweep, evenly spaced: the values span orders of magnitude, and 0."""
+    for metric, colour, marker in zip(PRINTED_METRICS, COLOURS, MARKERS, strict=False):
+        points = [_percent(cell, metric) for cell in swept]
+        values, errors = [p[0] for p in points], [p[1] for p in points]
+        axes.errorbar(range(len(swept)), values, errors, color=colour, marker=marker, label=METRICS[metric])
+        for tick, paper in enumerate(map(printed_row, swept)):
+            if paper is not None:
+                axes.plot(tick, getattr(paper, metric), marker, color=colour, markerfacecolor="none")
 
 
 def gamma_curves(experiment: Experiment, cells: list[Cell], device: torch.device) -> Figures:
