@@ -38,7 +38,11 @@ PAPER_GAMMA = {"cub": 0.3, "sun": 0.35, "awa2": 0.98}  # "Implementation Details
 
 @dataclass(frozen=True)
 class Settings:
-    """All that a run is made from. The text below each setting is its help on the command line."""
+    """All that a run is made from. The text below each setting is its help on the command line.
+
+    Raises:
+        ValueError: for a value that is out of its range, or that another one contradicts, naming the option.
+    """
 
     dataset: str = "demo"
     """demo, cub, sun, awa2, imagenet, or a folder of your own (see the README)"""

@@ -32,7 +32,7 @@ class Source:
     digest: str = ""  # "md5:..." or "sha256:..."
     direct: bool = True  # origin is an address that a program may fetch
     optional: bool = False
-    folder: str = "data"  # "data": parts are below --data-root; "checkpoints": below that folder
+    folder: Literal["data", "checkpoints"] = "data"  # below which parts are: --data-root, or --checkpoints
 
     @property
     def filename(self) -> str:

@@ -12,7 +12,7 @@ def main(argv: list[str] | None = None) -> None:
     """Draw one figure; what is wrong with the input ends in a message before anything is computed."""
     with errors_in_one_line():
         require_packages()
-        from .attention import Attention
+        from .attention import Attention  # here, since these import the packages that draw
         from .erf import ERF
         from .gamma import Gamma
         from .run import Command, load_run
