@@ -78,10 +78,9 @@ def test_routes_read_the_map_and_put_it_back():
 
 def test_the_last_state_is_that_after_the_last_token_of_each_route():
     inputs = inputs64(make(b=1, h=1, w=2, d=1, n=2, k=1))
-    _, last = reference.ss2d(inputs, (Route(),), "euler", True)
+    y, last = reference.ss2d(inputs, (Route(),), "euler", True)
     first, _ = reference.ss2d(Inputs(*(v[:, :, :1] if v.ndim > 3 else v for v in inputs)), (Route(),), "euler", True)
     assert last.shape == (1, 1, 1, 2)
-    y, _ = reference.ss2d(inputs, (Route(),), "euler", True)
     torch.testing.assert_close(y[0, 0, 0], first[0, 0, 0])
     torch.testing.assert_close(
         y[0, 0, 1], (inputs.C[0, 0, 1, 0] * last[0, 0]).sum(-1) + inputs.D[0] * inputs.x[0, 0, 1]
