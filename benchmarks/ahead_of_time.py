@@ -201,18 +201,18 @@ def count(variant: Variant, sm: int) -> Compiled:
     else:
         elements = BLOCK_L * a["BLOCK_D"] * a.get("ROUTES", 1)
     return Compiled(
-        launch.kernel,
-        variant.scan.stage,
-        str(variant.scan.dtype).removeprefix("torch."),
-        launch.order,
-        variant.special,
-        variant.backward,
-        sm,
-        resources["REG"],
-        resources["STACK"],
-        compiled.metadata.shared,
-        instructions,
-        round(instructions * 32 * launch.options["num_warps"] / elements, 1),
+        kernel=launch.kernel,
+        stage=variant.scan.stage,
+        dtype=str(variant.scan.dtype).removeprefix("torch."),
+        order=launch.order,
+        special=variant.special,
+        backward=variant.backward,
+        sm=sm,
+        registers=resources["REG"],
+        spilled=resources["STACK"],
+        shared=compiled.metadata.shared,
+        instructions=instructions,
+        per_element=round(instructions * 32 * launch.options["num_warps"] / elements, 1),
     )
 
 
