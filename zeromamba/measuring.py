@@ -4,6 +4,7 @@ import io
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,9 @@ from .kernels.inputs import Inputs
 from .kernels.op import choose
 from .model import ZeroShotModel
 from .settings import Settings
+
+# A bar that is gone when all is done, and that is drawn on terminals only.
+progress = partial(tqdm, leave=False, dynamic_ncols=True, disable=None)
 
 
 @dataclass(frozen=True)
@@ -99,7 +103,7 @@ def represent(
     model.eval()
     read = read or model
     values, indices = [], []
-    for images, index in tqdm(batches, desc="evaluate", unit="batch", leave=False, dynamic_ncols=True, disable=None):
+    for images, index in progress(batches, desc="evaluate", unit="batch"):
         with autocast(settings, device):
             values.append(read(normalise(images.to(device, non_blocking=True))).float())
         indices.append(index)

@@ -14,12 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
-from tqdm import tqdm
 
 from .data import ZSLData, normalise
 from .files import write_bytes
 from .losses import objective
-from .measuring import Split, autocast, loader
+from .measuring import Split, autocast, loader, progress
 from .model import ZeroShotModel
 from .settings import Settings
 
@@ -108,9 +107,7 @@ class Fit:
         sums, images_seen, start = torch.zeros(3, device=device), 0, time.perf_counter()
         self.model.train()
         self.model.backbone.train(not settings.freeze_backbone)  # frozen, it has no stochastic depth either
-        with tqdm(
-            total=len(split.train), desc=f"epoch {epoch}", unit="img", leave=False, dynamic_ncols=True, disable=None
-        ) as bar:
+        with progress(total=len(split.train), desc=f"epoch {epoch}", unit="img") as bar:
             for images, index in batches:
                 images = normalise(flip_half(images.to(device, non_blocking=True)))
                 labels = split.local(self.data.labels[index]).to(device, non_blocking=True)

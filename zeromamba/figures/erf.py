@@ -15,12 +15,11 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 from torch.utils.data import DataLoader
-from tqdm import tqdm
 
 from ..build import build_model
 from ..data import normalise
 from ..evaluation import Floats
-from ..measuring import loader
+from ..measuring import loader, progress
 from ..messages import require_at_least_one
 from ..model import ZeroShotModel
 from ..report import network
@@ -147,7 +146,7 @@ class ERF(Command):
 
 def _measure(model: ZeroShotModel, batches: DataLoader, run: Run) -> Floats:
     model.requires_grad_(False)
-    bar = tqdm(batches, desc="gradients", unit="img", leave=False, dynamic_ncols=True, disable=None)
+    bar = progress(batches, desc="gradients", unit="img")
     return effective_receptive_field(
         lambda x: model.backbone(x).map, (normalise(images.to(run.device)) for images, _ in bar)
     )
