@@ -22,7 +22,15 @@ class SS2D(nn.Module):
         impl: which implementation of the scan runs, see `zeromamba.kernels.ss2d`.
     """
 
-    def __init__(self, channels: int, *, ratio: float, state: int, discretization: Discretization, impl: Impl) -> None:
+    def __init__(
+        self,
+        channels: int,
+        *,
+        ratio: float = 2.0,
+        state: int = 1,
+        discretization: Discretization = "euler",
+        impl: Impl = "auto",
+    ) -> None:
         super().__init__()
         d, k, r, n = int(ratio * channels), len(CROSS_SCAN), math.ceil(channels / 16), state
         self.sizes = [r, n, n]  # what x_proj gives to one route and token: low-rank dt, B, C
