@@ -19,9 +19,10 @@ from zeromamba import report
 from zeromamba.build import build_model, load_data_sets, load_trained, missing_weights
 from zeromamba.checkpoint import RELEASED_SUFFIX, Checkpoint, load_checkpoint
 from zeromamba.data import ZSLData
+from zeromamba.device import check_scan, pick_device
 from zeromamba.entry import errors_in_one_line, expand_home
 from zeromamba.files import write_json, write_text
-from zeromamba.measuring import check_scan, pick_device, score_split
+from zeromamba.measuring import score_split
 from zeromamba.messages import option
 from zeromamba.model import ZeroShotModel
 from zeromamba.protocol import SeedRun, final_split, summary

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy.special import softmax
 
-from zeromamba.evaluation import GZSL, class_mean, evaluate, per_class_accuracy, predict, seen_unseen_curve
+from zeromamba.evaluation import GZSL, class_mean, classify, evaluate, per_class_accuracy, seen_unseen_curve
 
 
 @st.composite
@@ -31,9 +31,9 @@ def test_per_class_accuracy_counts_only_classes_that_are_present():
 def test_prediction_subtracts_gamma_from_seen_classes_only():
     p = np.array([[0.5, 0.1, 0.4]])
     seen = np.array([True, True, False])
-    assert predict(p, seen, 0.0).tolist() == [0]
-    assert predict(p, seen, 0.2).tolist() == [2]
-    assert predict(p, seen, -1.0).tolist() == [0]
+    assert classify(p, seen, 0.0).tolist() == [0]
+    assert classify(p, seen, 0.2).tolist() == [2]
+    assert classify(p, seen, -1.0).tolist() == [0]
 
 
 @given(scored_images(), st.floats(-1.5, 1.5))
@@ -42,7 +42,7 @@ def test_curve_is_what_equation_14_gives_at_every_gamma(images, gamma):
     curve = seen_unseen_curve(p, labels, seen)
     assume(not np.isclose(curve.steps, gamma, atol=1e-12).any())  # of a tie, argmax decides by index
     point = curve.at(gamma)
-    accuracies = per_class_accuracy(predict(p, seen, gamma), labels)
+    accuracies = per_class_accuracy(classify(p, seen, gamma), labels)
     S = class_mean({c: a for c, a in accuracies.items() if seen[c]})
     U = class_mean({c: a for c, a in accuracies.items() if not seen[c]})
     assert (point.gamma, point.S, point.U) == (gamma, pytest.approx(S), pytest.approx(U))
@@ -57,7 +57,7 @@ def test_best_gamma_reaches_the_highest_H_of_any_gamma(images):
     best = curve.best()
     middles = (curve.steps[1:] + curve.steps[:-1]) / 2
     for gamma in (-1.5, *middles, 1.5):
-        accuracies = per_class_accuracy(predict(p, seen, gamma), labels)
+        accuracies = per_class_accuracy(classify(p, seen, gamma), labels)
         U = class_mean({c: a for c, a in accuracies.items() if not seen[c]})
         S = class_mean({c: a for c, a in accuracies.items() if seen[c]})
         H = 2 * U * S / (U + S) if U + S else 0
@@ -95,9 +95,9 @@ def test_at_a_step_the_tie_goes_to_the_seen_class():
     p, seen = np.array([[0.75, 0.25], [0.25, 0.75]]), np.array([True, False])
     curve = seen_unseen_curve(p, np.array([0, 1]), seen)
     assert curve.steps.tolist() == [-0.5, 0.5]
-    assert predict(p, seen, -0.5).tolist() == [0, 0]
+    assert classify(p, seen, -0.5).tolist() == [0, 0]
     assert curve.at(-0.5) == GZSL(gamma=-0.5, U=0, S=1)
-    assert predict(p, seen, 0.5).tolist() == [0, 1]
+    assert classify(p, seen, 0.5).tolist() == [0, 1]
     assert curve.at(0.5) == GZSL(gamma=0.5, U=1, S=1)
 
 

@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from unittest.mock import Mock
 
+import numpy as np
 import pytest
 import torch
 from checkpoints import save_untrained
@@ -207,7 +208,7 @@ def test_a_gamma_that_is_all_but_1_is_taken_off_in_float64(made):
     logits = torch.tensor([[math.log(1 / unseen - 1), 0.0]])
     model = Mock(return_value=torch.zeros(1, 1), logits=Mock(return_value=logits))
     model.probabilities = partial(ZeroShotModel.probabilities, model)
-    classes = Classes(("seen", "unseen"), torch.ones(2, 1), torch.tensor([True, False]), gamma=1 - 6.5 * unit)
+    classes = Classes(("seen", "unseen"), torch.ones(2, 1), np.array([True, False]), gamma=1 - 6.5 * unit)
     settings = replace(preset("demo", "small"), precision="float32")
     (prediction,) = predict(model, torch.zeros(1, 3, 4, 4, dtype=torch.uint8), classes, ("a",), settings)
     assert [name for name, _ in prediction.classes] == ["seen", "unseen"]
@@ -221,7 +222,7 @@ def test_pictures_are_named_in_the_precision_of_the_settings():
         return torch.zeros(1, 1)
 
     model = Mock(side_effect=psi, probabilities=Mock(return_value=torch.full((1, 2), 0.5)))
-    classes = Classes(("seen", "unseen"), torch.ones(2, 1), torch.tensor([True, False]), gamma=0)
+    classes = Classes(("seen", "unseen"), torch.ones(2, 1), np.array([True, False]), gamma=0)
     for precision in ("float32", "bf16"):
         settings = replace(preset("demo", "small"), precision=precision)
         predict(model, torch.zeros(1, 3, 4, 4, dtype=torch.uint8), classes, ("a",), settings)

@@ -53,9 +53,14 @@ def class_mean(accuracies: dict[int, float]) -> float:
     return float(np.mean(list(accuracies.values())))
 
 
-def predict(p: Floats, seen: Bools, gamma: float) -> Ints:
-    """Eq. (14): the class (m,) with the largest `p - gamma [class is seen]`; p (m, c), seen (c,)."""
-    return np.argmax(p - gamma * seen, axis=-1)
+def calibrated(p: Floats, seen: Bools, gamma: float) -> Floats:
+    """What (14) takes the largest of: `p - gamma [class is seen]`; p (m, c) probabilities, seen (c,)."""
+    return p - gamma * seen
+
+
+def classify(p: Floats, seen: Bools, gamma: float) -> Ints:
+    """Eq. (14): the class (m,) of each image; arguments as `calibrated`."""
+    return np.argmax(calibrated(p, seen, gamma), axis=-1)
 
 
 @dataclass(frozen=True)
@@ -142,7 +147,7 @@ def evaluate(logits: Floats, labels: Ints, seen: Bools, class_names: Sequence[st
     curve = seen_unseen_curve(p, labels, seen)
     if gamma is None:
         gamma = curve.best().gamma
-    accuracies = per_class_accuracy(predict(p, seen, gamma), labels)
+    accuracies = per_class_accuracy(classify(p, seen, gamma), labels)
     gzsl = GZSL(
         gamma=gamma,
         U=class_mean({c: a for c, a in accuracies.items() if not seen[c]}),

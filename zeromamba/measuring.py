@@ -1,12 +1,10 @@
-"""A model and the images of a split: batches, device and precision, then representations, class scores, accuracies."""
+"""A model and the images of a split: batches, then representations, class scores, accuracies."""
 
 import io
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -15,10 +13,9 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from .data import ImageDataset, ZSLData, normalise
+from .device import autocast
 from .evaluation import Bools, Evaluation, Floats, Ints, evaluate
 from .files import write_bytes
-from .kernels.inputs import Inputs
-from .kernels.op import choose
 from .model import ZeroShotModel
 from .settings import Settings
 
@@ -45,36 +42,6 @@ class Split:
         position = torch.full((int(self.candidates.max()) + 1,), -1)
         position[self.candidates] = torch.arange(len(self.candidates))
         return position[labels]
-
-
-def pick_device(name: str) -> torch.device:
-    """The device of a `Settings.device`.
-
-    Raises:
-        ValueError: if it cannot be used here.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device).cpu()  # "meta" makes one that cannot be read
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"--device {name} cannot be used here: {error}") from error
-    return device
-
-
-def check_scan(settings: Settings, device: torch.device) -> None:
-    """Raise ValueError if an implementation of the scan that was asked for by name cannot serve on the device."""
-    inputs = Inputs(*[torch.empty(1, device=device)] * len(Inputs._fields))
-    try:
-        choose(settings.scan, inputs)
-    except ValueError as error:
-        raise ValueError(f"--scan {settings.scan}: {error}, and --scan auto takes what can") from error
-
-
-def autocast(settings: Settings, device: torch.device) -> AbstractContextManager[Any]:
-    """The precision of the forward."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bf16")
 
 
 def loader(data: ZSLData, indices: Tensor, settings: Settings, *, shuffle: bool = False, seed: int = 0) -> DataLoader:

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import tyro
+from numpy.typing import NDArray
 from torch import Tensor
 
 from .build import restore_model
@@ -21,9 +22,10 @@ from .data import ImageDataset, ImageFiles, normalise
 from .data.image_folders import SUFFIXES, class_folders, is_image
 from .data.prototypes import require_distinct, unit_prototypes
 from .data.tables import read_table
+from .device import autocast, pick_device
 from .entry import errors_in_one_line, expand_home
+from .evaluation import Bools, calibrated
 from .files import require_writable, write_json
-from .measuring import autocast, pick_device
 from .messages import listing, near_matches, require, require_at_least_one, with_near_matches
 from .model import ZeroShotModel
 from .settings import Settings
@@ -35,7 +37,7 @@ class Classes:
 
     names: tuple[str, ...]
     Z: Tensor  # (c, a) their prototypes
-    seen: Tensor  # (c,) bool, which of them the model was trained on
+    seen: Bools  # (c,) which of them the model was trained on
     gamma: float  # what (14) takes off the probabilities of these
 
     @property
@@ -82,17 +84,16 @@ def predict(
     model.eval()
     with autocast(settings, images.device):
         psi = model(normalise(images)).float().cpu()
-    p = model.probabilities(psi, classes.Z)
-    calibrated = p - classes.gamma * classes.seen.double()
+    p = model.probabilities(psi, classes.Z).numpy()
+    ranked_by = calibrated(p, classes.seen, classes.gamma)
     return [
         Prediction(_ranked(classes.names, p_i, by_i), _ranked(attribute_names, psi_i, psi_i))
-        for p_i, by_i, psi_i in zip(p, calibrated, psi, strict=True)
+        for p_i, by_i, psi_i in zip(p, ranked_by, psi.numpy(), strict=True)
     ]
 
 
-def _ranked(names: tuple[str, ...], values: Tensor, by: Tensor) -> tuple[tuple[str, float], ...]:
-    order = by.argsort(descending=True).tolist()
-    return tuple((names[i], float(values[i])) for i in order)
+def _ranked(names: tuple[str, ...], values: NDArray, by: NDArray) -> tuple[tuple[str, float], ...]:
+    return tuple((names[i], float(values[i])) for i in np.argsort(-by, kind="stable"))
 
 
 @dataclass(frozen=True)
@@ -139,7 +140,7 @@ def candidates(command: CommandLine, checkpoint: Checkpoint) -> Classes:
                 f"{command.classes}: {with_near_matches([*resembling], record.seen_names)}: write a class that was "
                 "trained on as the checkpoint does, or gamma is not taken off it"
             )
-    return Classes(names, Z, torch.tensor([name in record.seen_names for name in names]), gamma)
+    return Classes(names, Z, np.array([name in record.seen_names for name in names]), gamma)
 
 
 def find_pictures(given: tuple[Path, ...]) -> list[Path]:

@@ -16,9 +16,10 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from .data import ZSLData, normalise
+from .device import autocast
 from .files import write_bytes
 from .losses import objective
-from .measuring import Split, autocast, loader, progress
+from .measuring import Split, loader, progress
 from .model import ZeroShotModel
 from .settings import Settings
 

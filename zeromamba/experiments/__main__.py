@@ -12,9 +12,9 @@ import torch
 import tyro
 
 from ..build import load_data_sets
+from ..device import pick_device
 from ..entry import errors_in_one_line, expand_home
 from ..figures import require_packages
-from ..measuring import pick_device
 from ..messages import repeated
 from ..model import VariantName
 from ..runs import make_output_folder

@@ -12,8 +12,8 @@ from PIL import Image
 from torch import Tensor
 
 from ..data import ImageDataset, normalise
-from ..evaluation import Floats, predict
-from ..measuring import autocast
+from ..device import autocast
+from ..evaluation import Floats, classify
 from ..messages import require_at_least_one
 from ..report import network
 from .run import ClassCommand, Run
@@ -61,7 +61,7 @@ def attention_rows(run: Run, indices: Tensor, attributes: int) -> list[Row]:
             M = slp.attention(features.map)[0].double().cpu().numpy()
             psi = model.represent(features).float().cpu()
         p = model.probabilities(psi, data.Z).numpy()
-        (guess,) = predict(p, is_seen.numpy(), run.checkpoint.record.gamma)
+        (guess,) = classify(p, is_seen.numpy(), run.checkpoint.record.gamma)
         c = int(data.labels[i])
         z, top = data.Z[c], data.Z[c].abs().argsort(descending=True, stable=True)[:attributes].tolist()
         panels = tuple(Panel(data.attribute_names[a], M[a], float(psi[0, a]), float(z[a])) for a in top if z[a] != 0)

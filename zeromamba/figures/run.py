@@ -12,7 +12,7 @@ from ..build import load_trained
 from ..checkpoint import RELEASED_SUFFIX, Checkpoint, load_checkpoint
 from ..data import ZSLData
 from ..data.tables import composed
-from ..measuring import pick_device
+from ..device import pick_device
 from ..messages import require_at_least_one
 from ..model import ZeroShotModel
 from ..report import network, variant
