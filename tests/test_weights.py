@@ -218,7 +218,12 @@ def test_a_released_zeromamba_is_adopted_with_the_data_set_s_classes_and_the_pub
     checkpoint = adopt_released(path, settings, data)
     assert torch.equal(checkpoint.Z, data.Z)
     assert (checkpoint.record.gamma, checkpoint.record.seen) == (0.3, tuple(data.seen.tolist()))
-    assert checkpoint.record.chosen_by == "released checkpoint: best epoch on test images, gamma fixed by hand"
+    chosen_by = "released checkpoint: best epoch on test images, gamma fixed by hand"
+    assert checkpoint.record.chosen_by == f"{chosen_by}; this is the epoch for U, S and H"
+    for name, epoch in ("CUB_bestCZSL.pth", "; this is the epoch for CZSL"), ("renamed.pth", ""):
+        other = adopt_released(path.rename(tmp_path / name), settings, data)
+        assert other.record.chosen_by == chosen_by + epoch
+        (tmp_path / name).rename(path)
     with pytest.raises(
         ValueError, match=rf"has {released.ATTRIBUTES} attributes, but 'demo' has 11: give the data set"
     ):

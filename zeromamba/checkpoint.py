@@ -28,6 +28,8 @@ ZEROMAMBA_KEYS = {
 }
 
 RELEASED_SUFFIX = ".pth"  # of the released code's files; ours are .safetensors
+# What the epoch of a released file is the best in, by the end of its name; the published row is of both files.
+RELEASED_BEST = {"_bestCZSL": "CZSL", "_bestGZSL": "U, S and H"}
 
 # The parts of a data set (`fingerprints`) without which a checkpoint cannot be measured honestly.
 TRAINED_ON = ("unseen classes", "attributes of the classes", "training images")
@@ -166,6 +168,7 @@ def adopt_released(path: Path, settings: Settings, data: ZSLData) -> Checkpoint:
             "give the data set it was trained on with --dataset"
         )
     chosen_by = "released checkpoint: best epoch on test images, gamma fixed by hand"
+    chosen_by += "".join(f"; this is the epoch for {m}" for end, m in RELEASED_BEST.items() if path.stem.endswith(end))
     record = Record.of(data, settings=settings, seed=0, epoch=0, gamma=gamma, chosen_by=chosen_by)
     return Checkpoint(record, state, data.Z, path)
 
