@@ -50,7 +50,7 @@ class Settings:
     """folder that holds CUB/, SUN/, AWA2/, ImageNet/, xlsa17/ and w2v/"""
     preset: PresetName = "paper"
     """paper: settings not given are the paper's for the data set and, where it states none, the released code's; small:
-    they suit a small machine"""
+    they suit a small machine; the demo has settings of its own under either"""
     protocol: ProtocolName = "validation"
     """validation: epoch and gamma chosen on held-out validation classes; paper: as in the released code, gamma fixed
     and the best epoch on test images"""
