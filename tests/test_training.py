@@ -5,20 +5,26 @@ from unittest.mock import Mock
 
 import numpy as np
 import pytest
+import released
 import torch
 from torch import nn
+from torch.nn import functional as F
+from torch.optim.lr_scheduler import LambdaLR, MultiStepLR
 
 from zeromamba import training
 from zeromamba.backbones import Features
 from zeromamba.backbones.layers import DropPath
 from zeromamba.backbones.ss2d import SS2D
 from zeromamba.build import build_model
+from zeromamba.checkpoint import RELEASED
 from zeromamba.data import normalise
+from zeromamba.losses import objective
 from zeromamba.measuring import Split, loader, represent, score_split
 from zeromamba.model import ZeroMamba
 from zeromamba.protocol import final_split, search_split
 from zeromamba.settings import PAPER_GAMMA, Settings, preset
 from zeromamba.training import Fit, flip_half, make_optimizer, schedule
+from zeromamba.weights import load_strict
 
 CPU = torch.device("cpu")
 DEMO = replace(preset("demo", "paper"), workers=0)
@@ -50,6 +56,38 @@ def test_only_the_mlp_of_equation_7_has_the_small_learning_rate(model):
     optimizer = make_optimizer(model, Settings())
     for name, parameter in model.named_parameters():
         assert group_of(optimizer, parameter)["lr"] == (1e-4 if name.startswith("slp.mlp.") else 1e-3), name
+
+
+def test_steps_of_the_paper_s_protocol_are_those_of_the_released_code_run_beside_ours():
+    """Eleven epochs of one step, as its train.py takes them, each on images and labels of its own."""
+    repo = released.repository("ZEROMAMBA_RELEASED_REPO")
+    settings = replace(preset("sun", "paper"), protocol="paper")
+    theirs = released.zeromamba_model(repo, torch.ones(released.ATTRIBUTES, 300), **released.small_vssm_options())
+    theirs.load_state_dict(released.formula_state({name: p.shape for name, p in theirs.state_dict().items()}))
+    ours = ZeroMamba(released.small_vmamba(), torch.ones(released.ATTRIBUTES, 300), sef_eps=settings.rules.sef_eps)
+    load_strict(ours, RELEASED.rename(theirs.state_dict(), "released"), "released")
+    rates = {"VisionMamba": 1e-3, "clf_head": 1e-3, "clf_head2": 1e-4}
+    groups = [{"params": theirs[part].parameters(), "lr": lr} for part, lr in rates.items()]
+    released_sgd = torch.optim.SGD(groups, momentum=0.9, weight_decay=0.001)
+    sgd = make_optimizer(ours, settings)
+    schedules = MultiStepLR(released_sgd, [10, 20, 30, 40], gamma=0.5), LambdaLR(sgd, schedule(settings, 1))
+    Z = F.normalize(released.formula((5, released.ATTRIBUTES), seed=1).abs())
+    for epoch in range(11):
+        images, labels = 2 * released.formula(released.IMAGES, seed=epoch), torch.tensor([epoch % 5, 2])
+        psi = released.zeromamba_psi(repo, theirs, images)
+        loss = F.cross_entropy(psi @ Z.T, labels) + 0.2 * F.l1_loss(psi, Z[labels])
+        psi = ours(images)
+        for total, optimizer in (
+            (loss, released_sgd),
+            (objective(psi, ours.logits(psi, Z), labels, Z, settings.lambda_sc).total, sgd),
+        ):
+            optimizer.zero_grad()
+            total.backward()
+            optimizer.step()
+        for after_epoch in schedules:
+            after_epoch.step()
+    for name, parameter in RELEASED.rename(theirs.state_dict(), "released").items():
+        torch.testing.assert_close(ours.state_dict()[name], parameter, rtol=1e-5, atol=2e-6, msg=name)
 
 
 def test_adamw_moves_by_the_rate_and_decays_apart_from_the_gradient(demo):
