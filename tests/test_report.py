@@ -56,7 +56,11 @@ def test_the_network_is_named_with_whatever_is_not_as_usual():
         "VMamba-Small (baseline, backbone frozen)"
     )
     assert network(replace(usual, backbone="vit-base")) == "ViT-Base (pretrained on ImageNet-21K)"
-    assert network(replace(usual, backbone="vit-base", weights=None)) == "ViT-Base"
+    assert network(replace(usual, backbone="vit-base", weights=None)) == "ViT-Base (from scratch)"
+    assert network(replace(usual, weights=None, discretization="zoh")) == (
+        "VMamba-Small (from scratch, exact zero-order hold)"
+    )
+    assert network(replace(usual, backbone="nano", weights=None)) == "VMamba-Nano"
 
 
 def test_of_results_that_were_chosen_in_different_ways_each_is_named():

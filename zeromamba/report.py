@@ -51,8 +51,12 @@ def network(settings: Settings) -> str:
     notes: list[str] = []
     if settings.components != "full":
         notes.append(settings.components)
+    if settings.weights is None and entry.released:  # the others have no weights to start from
+        notes.append("from scratch")
     if settings.weights is not None and entry.pretrained_on != "ImageNet-1K":
         notes.append(f"pretrained on {entry.pretrained_on}")
+    if settings.discretization != "euler":  # as all released weights were trained
+        notes.append("exact zero-order hold")
     if settings.freeze_backbone:
         notes.append("backbone frozen")
     return entry.title + (f" ({', '.join(notes)})" if notes else "")
