@@ -490,6 +490,29 @@ def test_settings_that_came_later_have_their_defaults():
         Settings.from_json({**earlier, "later": 1}, "file")
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("epochs", 2.5, "a whole number"),
+        ("epochs", "20", "a whole number"),
+        ("batch_size", True, "a whole number"),
+        ("lr", "1e-3", "a finite number"),
+        ("gamma", "none", "a finite number or None"),
+        ("check_images", "false", "true or false"),
+        ("freeze_backbone", 0, "true or false"),
+        ("seeds", [0, 0.5], "a list, each of it a whole number"),
+        ("seeds", 0, "a list, each of it a whole number"),
+        ("data_root", None, "a path"),
+        ("weights", 5, "one of released or a path or None"),
+        ("device", None, "a text"),
+    ],
+)
+def test_a_setting_of_another_kind_in_a_file_is_named(name, value, expected):
+    """As an edit by hand may leave it; "false" would count as true, and 2.5 epochs as 3."""
+    with pytest.raises(ValueError, match=rf"^file: {option(name)} is .*: expected {expected}$"):
+        Settings.from_json({**Settings().to_json(), name: value}, "file")
+
+
 def test_settings_come_back_from_their_file_as_they_were():
     changed = Settings(
         dataset="cub", data_root=Path("/data"), weights=Path("/weights/w.pth"), seeds=(3, 1), gamma=0.3, drop_path=0.1

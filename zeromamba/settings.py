@@ -1,12 +1,12 @@
 """Every setting of a run, the presets, and the two protocols. The command line is generated from `Settings`."""
 
-import math
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, get_type_hints
 
 from .backbones import REGISTRY, BackboneName
 from .kernels import Discretization, Impl
+from .kinds import require_kinds
 from .machine import CORES
 from .messages import option, require, require_at_least_one
 from .model import VariantName
@@ -112,12 +112,8 @@ class Settings:
     """read every image once before training starts, to find broken ones"""
 
     def __post_init__(self) -> None:
-        for name, kind in get_type_hints(Settings).items():
-            if get_origin(kind) is Literal and (value := getattr(self, name)) not in get_args(kind):
-                raise ValueError(f"{option(name)} is {value!r}: expected one of {', '.join(get_args(kind))}")
-        floats = [name for name, value in vars(self).items() if isinstance(value, float)]
+        require_kinds(vars(self), get_type_hints(Settings), option)
         for names, holds, expected in (
-            (floats, math.isfinite, "a finite number"),
             (("lr", "lr_mlp", "logit_scale"), lambda value: value > 0, "a positive number"),
             (("workers", "weight_decay", "lambda_sc"), lambda value: value >= 0, "0 or more"),
         ):
@@ -216,10 +212,11 @@ class Settings:
         values = cls().to_json() | values
         if unknown := values.keys() - {f.name for f in fields(cls)}:
             raise ValueError(f"{source}: this version knows no settings {sorted(unknown)}: use the one that wrote them")
+        values = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        paths = {k: Path(v) for k in ("data_root", "weights") if isinstance(v := values[k], str) and v != "released"}
         try:
-            paths = {k: Path(values[k]) for k in ("data_root", "weights") if values[k] not in (None, "released")}
-            return cls(**{**values, **paths, "seeds": tuple(values["seeds"])})
-        except (ValueError, TypeError) as error:
+            return cls(**{**values, **paths})
+        except ValueError as error:
             raise ValueError(f"{source}: {error}") from error
 
 
