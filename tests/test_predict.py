@@ -78,13 +78,51 @@ def test_a_picture_gets_the_class_that_the_evaluation_gives_it(made, tmp_path):
     assert any(found[file]["classes"][0] != uncalibrated[file]["classes"][0] for file in files), "gamma is of account"
 
 
-def test_a_checkpoint_that_does_not_say_what_it_was_trained_on_is_none(made, tmp_path):
-    state, metadata = load_safetensors(made[1])
-    record = json.loads(metadata["zeromamba"])
-    del record["data"]
-    save_safetensors(state, tmp_path / "model.safetensors", {"zeromamba": json.dumps(record)})
+@pytest.fixture
+def changed(made, tmp_path):
+    """A checkpoint whose metadata and tensors are changed."""
+
+    def change(alter):
+        state, metadata = load_safetensors(made[1])
+        record = json.loads(metadata["zeromamba"])
+        alter(record, state)
+        save_safetensors(state, tmp_path / "model.safetensors", {"zeromamba": json.dumps(record)})
+        return tmp_path / "model.safetensors"
+
+    return change
+
+
+def test_a_checkpoint_that_does_not_say_what_it_was_trained_on_is_none(changed):
+    path = changed(lambda record, _: record.pop("data"))
     with pytest.raises(ValueError, match=r"model\.safetensors: no zeromamba checkpoint .*'data'"):
-        load_checkpoint(tmp_path / "model.safetensors")
+        load_checkpoint(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "told"),
+    [
+        ("gamma", None, "gamma in its metadata is None: expected a finite number"),  # chosen anew, on test images
+        ("gamma", float("nan"), "gamma in its metadata is nan: expected a finite number"),
+        ("class_names", "class 0", "class_names in its metadata is 'class 0': expected a list, each of it a text"),
+        ("seen", ["0"], r"seen in its metadata is \('0',\): expected a list, each of it a whole number"),
+        ("seen", [0, 7], r".* the classes 0, 7 as seen, expected finite numbers for the 7 class_names"),
+        ("class_names", ["class 0"], r"Z of shape \(7, 4\) .*, expected finite numbers for the 1 class_names and 4"),
+        ("data", [], r"data in its metadata is \(\): expected an object"),
+        ("dataset", 5, "dataset in its metadata is 5: expected a text"),
+    ],
+)
+def test_metadata_of_another_kind_are_named(changed, name, value, told):
+    path = changed(lambda record, _: record.update({name: value}))
+    with pytest.raises(ValueError, match=rf"^{path}: {told}"):
+        load_checkpoint(path)
+
+
+@pytest.mark.parametrize("name", ["Z", "slp.W1"])
+def test_a_checkpoint_whose_numbers_are_none_names_no_picture(changed, tiny, name, capsys):
+    path = changed(lambda _, state: state[name].view(-1)[:1].fill_(float("nan")))
+    with pytest.raises(SystemExit, match=rf"^error: {path}: .*(finite numbers for|not finite: slp\.W1)"):
+        main([str(path), str(tiny / "images/class 4"), "--device", "cpu"])
+    assert not capsys.readouterr().out
 
 
 def test_pictures_of_a_folder_among_classes_of_a_table(made, tiny, tmp_path):

@@ -7,11 +7,13 @@ of `Record`.
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any, get_type_hints
 
 from torch import Tensor
 
 from .backbones import vmamba
 from .data import ZSLData, differences, fingerprints
+from .kinds import require_kinds
 from .messages import listing
 from .model import ZeroShotModel
 from .settings import Settings
@@ -140,14 +142,21 @@ def load_checkpoint(path: Path) -> Checkpoint:
     try:
         values = json.loads(metadata["zeromamba"])
         Z = state.pop("Z")
-        lists = {k: tuple(values[k]) for k in ("class_names", "seen", "attribute_names")}
         settings = Settings.from_json(values["settings"], str(path))
+        lists: dict[str, Any] = {k: tuple(v) for k, v in values.items() if isinstance(v, list)}
         record = Record(**{**values, **lists, "settings": settings})
     except (KeyError, TypeError, json.JSONDecodeError) as error:
         raise ValueError(
-            f"{path}: no zeromamba checkpoint (its metadata or tensors lack {error}): "
+            f"{path}: no zeromamba checkpoint (what is wrong with its metadata or tensors: {error}): "
             "expected a model.safetensors written by train.py"
         ) from error
+    require_kinds(vars(record), get_type_hints(Record), lambda name: f"{path}: {name} in its metadata")
+    c, a = len(record.class_names), len(record.attribute_names)
+    if Z.shape != (c, a) or not Z.isfinite().all() or not set(record.seen) <= set(range(c)):
+        raise ValueError(
+            f"{path}: Z of shape {tuple(Z.shape)} and the classes {listing(record.seen)} as seen, expected finite "
+            f"numbers for the {c} class_names and {a} attribute_names in its metadata: copy the file again"
+        )
     return Checkpoint(record, state, Z, path)
 
 

@@ -76,7 +76,7 @@ class Released:
 def load_strict(
     module: nn.Module, state: Mapping[str, Tensor], source: str | Path, parts: tuple[str, ...] = ("",)
 ) -> None:
-    """Load `state` into `module`, or into some `parts` of it, with nothing missing or left over.
+    """Load `state` into `module`, or into some `parts` of it, with nothing missing, left over or not a number.
 
     Args:
         module: is changed only if everything fits.
@@ -85,7 +85,7 @@ def load_strict(
         parts: prefixes of the names that the state has to cover, e.g. ("backbone.", "grl.norm.").
 
     Raises:
-        ValueError: keys are missing, left over, or of another shape; the message names them.
+        ValueError: keys are missing, left over, of another shape, or not of finite numbers; the message names them.
     """
     expected = {name: tensor for name, tensor in module.state_dict().items() if name.startswith(parts)}
     wrong = [
@@ -97,6 +97,7 @@ def load_strict(
         "missing": expected.keys() - state.keys(),
         "left over": state.keys() - expected.keys(),
         "of another shape": wrong,
+        "not finite": [name for name in expected if name in state and not state[name].isfinite().all()],
     }
     if any(problems.values()):
         found = "; ".join(f"{what}: {listing(sorted(names))}" for what, names in problems.items() if names)
