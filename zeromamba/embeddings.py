@@ -14,6 +14,7 @@ import gzip
 import io
 import pickle
 import re
+import zlib
 from collections.abc import Container, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -139,7 +140,7 @@ def read_vectors(path: Path) -> WordVectors:
             raise ValueError(f"{len(vectors)} words of {vectors.vector_size} numbers")
     except FileNotFoundError:
         raise ValueError(f"--vectors {path}: there is no such file") from None
-    except (ValueError, EOFError, OSError, IndexError) as error:
+    except (ValueError, EOFError, OSError, IndexError, zlib.error) as error:
         raise ValueError(
             f"{path}: neither a word2vec nor a GloVe file that gensim reads ({error}); expected .bin, .txt, .vec, "
             "or one of these with .gz, whole and not inside a .zip; of glove.840B, whose words may have blanks, what "

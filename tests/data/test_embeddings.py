@@ -138,6 +138,16 @@ def test_a_broken_file_is_named(tmp_path, content):
         embeddings.read_vectors(path)
 
 
+def test_a_broken_archive_is_named(tmp_path):
+    """As a download that was joined wrongly leaves it; of one that ends too early gzip raises EOFError."""
+    pytest.importorskip("gensim")
+    path, whole = tmp_path / "glove.txt.gz", gzip.compress(text(vocabulary("red", "beak"), header=False))
+    for content in (whole[:20] + b"\xff" * 8 + whole[28:], whole[:-12]):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=r"glove\.txt\.gz: neither a word2vec nor a GloVe file"):
+            embeddings.read_vectors(path)
+
+
 def test_without_gensim_the_error_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "gensim.models", None)
     with pytest.raises(ValueError, match=r"needs gensim: pip install -e '\.\[words\]'"):
