@@ -356,7 +356,8 @@ def test_a_caption_names_the_finished_seeds_and_every_part_of_a_data_set(data, t
         for name, variant, partial in (("mine", "released", ""), ("cub", "paper", "not the whole of CUB: 7 classes"))
         for row in REDUCED["figure6"].rows[:2]
     ]
-    result = {"seed": 1, "chosen_by": "chosen somehow", "czsl": 0.5, "U": 0.5, "S": 0.5, "H": 0.5}
+    made = {"seed": 1, "chosen_by": "chosen somehow", "epoch": 1}
+    result = made | dict.fromkeys(("czsl", "U", "S", "H", "ausuc", "gamma"), 0.5)
     (tmp_path / "mine/seed-1").mkdir(parents=True)
     (tmp_path / "mine/seed-1/result.json").write_text(json.dumps(result))
     figure = charts.draw(REDUCED["figure6"], cells, torch.device("cpu"))[""]

@@ -1,6 +1,7 @@
 """What a user of train.py may rely on."""
 
 import json
+import re
 import shutil
 import sys
 from dataclasses import replace
@@ -158,6 +159,29 @@ def test_broken_files_of_a_run_are_named(finished, tmp_path):
     for size in (-5, 100, 0):
         state.write_bytes(state.read_bytes()[:size])
         assert f"{state}: cannot be read: remove it, and the fit starts anew" in error_of(train.main, "--resume", out)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"czsl": None}, "czsl is None: expected a finite number"),
+        ({"H": "0.5"}, "H is '0.5': expected a finite number"),
+        ({"gamma": float("nan")}, "gamma is nan: expected a finite number"),
+        ({"chosen_by": 1}, "chosen_by is 1: expected a text"),
+        ([], r"expected an object, got \[\]"),
+    ],
+    ids=str,
+)
+def test_a_result_that_no_table_can_show_is_named_before_another_seed_is_trained(finished, tmp_path, change, told):
+    """As another version or an edit may leave it."""
+    out = shutil.copytree(finished[0], tmp_path / "run")
+    whole = json.loads((out / "seed-0" / "result.json").read_text())
+    (out / "seed-2").mkdir()
+    result = {**whole, **change} if isinstance(change, dict) else change
+    (out / "seed-2" / "result.json").write_text(json.dumps(result))
+    message = error_of("--resume", out, "--seeds", 0, 1, 2)
+    assert re.search(rf"{out}/seed-2/result\.json: .*\({told}\): remove it, and the seed starts anew", message)
+    assert not (out / "seed-1").exists()
 
 
 def test_eval_gives_the_run_s_own_numbers_again(finished, capsys):

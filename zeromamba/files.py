@@ -7,6 +7,8 @@ from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import Any
 
+from .kinds import require_kinds
+
 
 def write_bytes(path: Path, data: bytes | memoryview) -> None:
     """Write data to a file beside `path`, flush it to the disk, and put it in `path`'s place."""
@@ -40,16 +42,20 @@ def require_writable(path: Path) -> None:
         raise OSError(f"{path}: cannot write there ({error.strerror})") from error
 
 
-def read_json(path: Path, advice: str) -> dict[str, Any]:
-    """Read an object that `write_json` wrote.
+def read_json(path: Path, advice: str, **kinds: Any) -> dict[str, Any]:
+    """Read an object that `write_json` wrote, which has at least fields of these kinds.
 
     Raises:
-        ValueError: if it cannot be read, with advice on what to do.
+        ValueError: if it cannot be read or lacks one of them, with advice on what to do.
     """
     try:
-        return dict(json.loads(path.read_text()))
-    except (OSError, ValueError, TypeError) as error:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(values, dict):
+            raise ValueError(f"expected an object, got {values!r}")
+        require_kinds(values, kinds)
+    except (OSError, ValueError) as error:
         raise ValueError(f"{path}: cannot read this file of a run ({error}): {advice}") from error
+    return values
 
 
 def write_text(path: Path, text: str) -> None:

@@ -28,6 +28,11 @@ from .training import Fit
 
 RESULT = "result.json"  # of a seed, in its folder; written last
 SEED_ANEW = "remove it, and the seed starts anew"  # what to do about a broken file of a seed
+# What tables and charts read of a result.
+RESULT_KINDS: dict[str, type] = {
+    **{"seed": int, "chosen_by": str, "epoch": int},
+    **dict.fromkeys(("czsl", "U", "S", "H", "ausuc", "gamma"), float),
+}
 
 
 def search_split(data: ZSLData, seed: int) -> Split:
@@ -56,7 +61,7 @@ def finished(folder: Path) -> dict[str, Any] | None:
     """The result in a seed's folder (accuracies as fractions); None where it is not finished.
 
     Raises:
-        ValueError: if it cannot be read.
+        ValueError: if it cannot be read, or lacks what tables need.
     """
     file = folder / RESULT
     return _result(file) if file.exists() else None
@@ -64,7 +69,7 @@ def finished(folder: Path) -> dict[str, Any] | None:
 
 @cache  # tables ask for every result after every run, and one that is there changes no more
 def _result(file: Path) -> dict[str, Any]:
-    return read_json(file, SEED_ANEW)
+    return read_json(file, SEED_ANEW, **RESULT_KINDS)
 
 
 class SeedRun:

@@ -14,6 +14,7 @@ from .data import ZSLData, differences, fingerprints
 from .files import read_json, require_writable, write_json
 from .machine import versions
 from .messages import option
+from .protocol import finished, seed_folder
 from .settings import Settings
 
 # What concerns the machine rather than the result: may change when a run goes on elsewhere.
@@ -67,13 +68,15 @@ def open_run(folder: Path, settings: Settings, data: ZSLData, device: torch.devi
     """Make a run's folder, or check that it is this run's; returns its settings, with the seeds that it had before.
 
     Raises:
-        ValueError: if it cannot be written, or holds a run with other settings or on other data.
+        ValueError: if it cannot be written, holds a run with other settings or on other data, or a broken result.
     """
     if goes_on := (folder / "settings.json").exists():
         kept = load_settings(folder)
         check_same_run(kept, settings, folder)
         check_same_data(folder, data)
         settings = replace(settings, seeds=tuple(dict.fromkeys(kept.seeds + settings.seeds)))
+        for seed in settings.seeds:  # a broken result would end the run at its seed's turn
+            finished(seed_folder(folder, seed))
     with _writing_to(folder, goes_on=goes_on):
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / "data.json", fingerprints(data))

@@ -41,7 +41,7 @@ class Cell:
         """Why seeds of those asked for ended without a result."""
         folders = {seed: seed_folder(self.folder, seed) for seed in self.settings.seeds}
         files = {seed: folder / "diverged.json" for seed, folder in folders.items() if finished(folder) is None}
-        return {seed: read_json(file, SEED_ANEW)["reason"] for seed, file in files.items() if file.exists()}
+        return {seed: read_json(file, SEED_ANEW, reason=str)["reason"] for seed, file in files.items() if file.exists()}
 
 
 def plan(experiment: Experiment, data: ZSLData, common: dict[str, Any], out: Path) -> list[Cell]:
