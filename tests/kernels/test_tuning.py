@@ -60,10 +60,16 @@ def test_what_another_process_has_kept_meanwhile_stays(monkeypatch):
     assert json.loads(tuning.file().read_text()).keys() == {"card A", "card B"}
 
 
-@pytest.mark.parametrize("text", ['{"card": {"nosuch": 1}}', '{"card": {"block_d": 48}}', '{"card": 1}', "[]", "{"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        *('{"card": {"nosuch": 1}}', '{"card": {"block_d": 48}}', '{"card": 1}', "[]", "{", "\udcff"),
+        *('{"card": {"programs": "8"}}', '{"card": {"programs": 0}}', '{"card": {"programs": 2.5}}'),
+    ],
+)
 def test_a_damaged_file_is_named(text, monkeypatch):
     tuning.file().parent.mkdir(parents=True)
-    tuning.file().write_text(text)
+    tuning.file().write_text(text, errors="surrogateescape")
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "card")
     with pytest.raises(ValueError, match=r"scan\.json: no tuned choices of zeromamba"):
         config_for(torch.device("cuda"))

@@ -38,6 +38,8 @@ class Config:
     def __post_init__(self) -> None:
         if self.block_d not in (32, 64):
             raise ValueError(f"block_d: expected 32 or 64 channels, one or two to a thread, got {self.block_d}")
+        if not isinstance(self.programs, int) or self.programs < 1:
+            raise ValueError(f"programs: expected a whole number of 1 or more, got {self.programs!r}")
 
     def blocks_d(self, d: int) -> int:
         """Blocks of d channels."""
@@ -74,7 +76,7 @@ def config_for(device: torch.device) -> Config:
 def _kept() -> dict[str, Config]:
     """The choice of each card that was tuned for."""
     try:
-        text = file().read_text()
+        text = file().read_bytes()
     except (OSError, RuntimeError):  # there is none, or no home, or it is not ours to read
         return {}
     try:
