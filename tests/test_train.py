@@ -156,9 +156,22 @@ def test_broken_files_of_a_run_are_named(finished, tmp_path):
     assert f"{result}: cannot read this file of a run" in error_of(train.main, "--resume", out)
     result.unlink()
     torch.save({"model": torch.ones(9)}, state)
-    for size in (-5, 100, 0):
+    for size in (None, -5, 100, 0):  # at first a whole one, of another program
         state.write_bytes(state.read_bytes()[:size])
-        assert f"{state}: cannot be read: remove it, and the fit starts anew" in error_of(train.main, "--resume", out)
+        told = rf"{state}: cannot be read \(.+\): remove it, and the fit starts anew"
+        assert re.search(told, error_of(train.main, "--resume", out))
+
+
+def test_a_state_that_there_is_no_memory_for_is_not_called_broken(finished, tmp_path, monkeypatch):
+    """Or it would be removed, with all that was computed."""
+    out = shutil.copytree(finished[0], tmp_path / "run")
+    (out / "seed-0" / "result.json").unlink()
+    (out / "seed-0" / "search" / "state.pt").touch()
+    for error in (MemoryError("too little"), torch.OutOfMemoryError("too little"), PermissionError(13, "not yours")):
+        monkeypatch.setattr(torch, "load", Mock(side_effect=error))
+        message = error_of(train.main, "--resume", out)
+        assert "too little" in message or "not yours" in message
+        assert "remove" not in message
 
 
 @pytest.mark.parametrize(
@@ -179,7 +192,7 @@ def test_a_result_that_no_table_can_show_is_named_before_another_seed_is_trained
     (out / "seed-2").mkdir()
     result = {**whole, **change} if isinstance(change, dict) else change
     (out / "seed-2" / "result.json").write_text(json.dumps(result))
-    message = error_of("--resume", out, "--seeds", 0, 1, 2)
+    message = error_of(train.main, "--resume", out, "--seeds", 0, 1, 2)
     assert re.search(rf"{out}/seed-2/result\.json: .*\({told}\): remove it, and the seed starts anew", message)
     assert not (out / "seed-1").exists()
 

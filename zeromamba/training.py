@@ -147,12 +147,16 @@ class Fit:
     def _restore(self) -> None:
         try:
             state = torch.load(self.state_file, map_location="cpu", weights_only=True)
-        except Exception as error:  # whatever half a file makes an unpickler do
-            raise ValueError(f"{self.state_file}: cannot be read: remove it, and the fit starts anew") from error
-        self.model.load_state_dict(state["model"])
-        self.scheduler.load_state_dict(state["scheduler"])
-        self.optimizer.load_state_dict(state["optimizer"])  # last: it holds the rates that the scheduler set
-        self.history = state["history"]
+            self.model.load_state_dict(state["model"])
+            self.scheduler.load_state_dict(state["scheduler"])
+            self.optimizer.load_state_dict(state["optimizer"])  # last: it holds the rates that the scheduler set
+            self.history = state["history"]
+        except (OSError, MemoryError, torch.OutOfMemoryError):  # of which the file is not the cause
+            raise
+        except Exception as error:  # whatever half a file, or one of another version, makes an unpickler do
+            cause = (str(error) or repr(error)).partition("\n")[0]
+            advice = "remove it, and the fit starts anew"
+            raise ValueError(f"{self.state_file}: cannot be read ({cause}): {advice}") from error
 
 
 def flip_half(images: Tensor) -> Tensor:
