@@ -61,7 +61,7 @@ def parse(argv: list[str] | None) -> tuple[CommandLine, Checkpoint | None]:
     known, _ = first.parse_known_args(argv)
     ours = known.eval and not known.eval.endswith(RELEASED_SUFFIX)
     checkpoint = load_checkpoint(Path(known.eval)) if ours else None
-    if known.resume:
+    if known.resume is not None:  # an empty one, as of a shell's variable that is not set, is no wish for a new run
         base = load_settings(Path(known.resume))
     elif checkpoint:
         base = checkpoint.record.settings.anywhere()

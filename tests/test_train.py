@@ -311,6 +311,11 @@ def test_errors_before_training_name_what_is_wrong(tiny, tmp_path, finished, mon
     assert not (tmp_path / "run").exists()
     assert "--image-size" in error_of(train.main, "--dataset", tiny, *TINY, "--image-size", "64", "--out", finished[0])
     assert str(tmp_path) in error_of(train.main, "--resume", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    assert "settings.json: cannot read this file of a run" in error_of(train.main, "--resume", ""), (
+        "a shell's variable that is unset"
+    )
+    assert not (tmp_path / "settings.json").exists()
 
 
 @pytest.mark.parametrize(
