@@ -326,6 +326,9 @@ def test_file_that_is_no_image(pets):
         ("word_vectors.csv", "fur,1,2\nlegs,3\nwings,1,2\n", r"word_vectors\.csv: line 2 \('legs'\) has 2 columns"),
         ("word_vectors.csv", "", r"word_vectors\.csv has 0 lines"),
         ("word_vectors.npy", b"\x93NUMPY", r"word_vectors\.npy: cannot be read as a plain numpy array"),
+        # a broken header, of which numpy raises tokenize.TokenError, and half an archive: zipfile.BadZipFile
+        ("word_vectors.npy", b"\x93NUMPY\1\0\2\0{(", r"word_vectors\.npy: cannot be read as a plain numpy array"),
+        ("word_vectors.npy", b"PK\3\4" + bytes(99), r"word_vectors\.npy: cannot be read as a plain numpy array"),
     ],
 )
 def test_mistake_in_word_vectors(pets, name, content, message):

@@ -182,8 +182,9 @@ def _word_vectors(folder: Path, attribute_names: tuple[str, ...], repair: bool) 
         array, source = np.stack([rows[name] for name in attribute_names]), str(as_csv)
     elif as_npy.is_file():
         try:
-            array, source = np.load(as_npy, allow_pickle=False), str(as_npy)
-        except (ValueError, EOFError, OSError) as error:
+            with as_npy.open("rb") as file:
+                array, source = np.load(file, allow_pickle=False), str(as_npy)
+        except Exception as error:  # numpy raises many kinds for a broken file
             raise ValueError(f"{as_npy}: cannot be read as a plain numpy array ({error})") from error
         if not isinstance(array, np.ndarray):
             raise ValueError(f"{as_npy} is an archive of arrays (.npz): save the one array with numpy.save")
