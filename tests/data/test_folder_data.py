@@ -133,6 +133,12 @@ def edit(path, old, new):
         ("attributes.csv", "ant,6,0,0", "ant,0,0,0", r"attributes\.csv: all attributes of class 'ant' are zero"),
         ("attributes.csv", "ant,6,0,0", "ant,1e300,0,0", r"the attributes of class 'ant' are too large"),
         ("attributes.csv", "dög,4,0,3", "dög,8,0,2", r"nothing tells 'dög' and 'fox' apart: their attributes"),
+        (
+            "attributes.csv",
+            "bee,6",
+            ",6",
+            r"attributes\.csv: line 4 has no name in its first column: name it, or remove",
+        ),
         ("attributes.csv", "bee,6", "ant,6", r"attributes\.csv: line 4: 'ant' is there more than once"),
         ("attributes.csv", "class,legs,wings,fur\n", "", r"line 1 must name the attributes; it holds numbers"),
         ("attributes.csv", ",wings,", ",,", r"attributes\.csv: line 1, column 3 has no name"),

@@ -24,8 +24,8 @@ def read_table(path: Path, *, header: bool) -> tuple[tuple[str, ...], dict[str, 
         Names of the columns of numbers (empty without a header), and the numbers, float64, by the lines' names.
 
     Raises:
-        ValueError: for what is not UTF-8, a header without names, lines of another length, a name twice, or what is not
-            a finite number, naming the line.
+        ValueError: for what is not UTF-8, a header without names, lines of another length or without a name, a name
+            twice, or what is not a finite number, naming the line.
     """
     reader = csv.reader(io.StringIO(read_text(path)))
     try:
@@ -50,6 +50,8 @@ def read_table(path: Path, *, header: bool) -> tuple[tuple[str, ...], dict[str, 
     for number, (name, *cells) in lines:
         if len(cells) + 1 != width:
             raise ValueError(f"{path}: line {number} ({name!r}) has {len(cells) + 1} columns, expected {width}")
+        if not name:
+            raise ValueError(f"{path}: line {number} has no name in its first column: name it, or remove the line")
         if name in rows:
             raise ValueError(f"{path}: line {number}: {name!r} is there more than once")
         values = [_number(cell) for cell in cells]
