@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import scipy.sparse
 import torch
 
 from zeromamba.data import BENCHMARKS, load_dataset, require_decodable, validation_split
@@ -79,6 +80,20 @@ def test_classes_that_nothing_tells_apart(cub):
 def test_a_text_that_is_not_utf_8_is_named(cub):
     (cub.root / "CUB/attributes.txt").write_bytes("1 à pois\n".encode("latin-1"))
     with pytest.raises(ValueError, match=r"attributes\.txt: byte 3 is not UTF-8"):
+        cub.load()
+
+
+def test_a_picture_that_is_listed_twice(cub):
+    """It may be one to train on and one to test with, under two numbers that differ."""
+    cub.res101["image_files"][2] = cub.res101["image_files"][0]  # images 1 and 3: of trainval_loc and test_seen_loc
+    with pytest.raises(ValueError, match=r"res101\.mat: image_files has '.*007\.Tern/000\.jpg' more than once"):
+        cub.load()
+
+
+@pytest.mark.parametrize("field", ["att", "trainval_loc"])
+def test_a_sparse_matrix_is_named(cub, field):
+    cub.att_splits[field] = scipy.sparse.csc_matrix(cub.att_splits[field].astype(float))
+    with pytest.raises(ValueError, match=rf"att_splits\.mat: {field} is a csc_\w+, expected a full matrix"):
         cub.load()
 
 

@@ -59,8 +59,9 @@ def read_split(split_dir: Path, anchor: str) -> ProposedSplit:
     res101, att_splits = (split_dir / file for file in SPLIT_FILES)
     images, splits = (read_mat(path, SPLIT_FILES[path.name]) for path in (res101, att_splits))
     names, paths = strings(splits["allclasses_names"]), strings(images["image_files"])
-    if (twice := repeated(names)) is not None:
-        raise ValueError(f"{att_splits}: allclasses_names has {twice!r} more than once")
+    for field, listed in ((f"{att_splits}: allclasses_names", names), (f"{res101}: image_files", paths)):
+        if (twice := repeated(listed)) is not None:
+            raise ValueError(f"{field} has {twice!r} more than once")
     labels = from_one(images["labels"], len(names), f"{res101}: labels", "classes in allclasses_names")
     if len(labels) != len(paths):
         raise ValueError(f"{res101}: {len(labels)} labels and {len(paths)} image_files, expected as many")
@@ -99,7 +100,7 @@ def read_mat(path: Path, keys: Sequence[str]) -> dict[str, np.ndarray]:
 
     Raises:
         FileNotFoundError: if the file is not there.
-        ValueError: if it cannot be read, or lacks a field.
+        ValueError: if it cannot be read, lacks a field, or has a sparse matrix as one.
     """
     try:
         found = [name for name, _, _ in scipy.io.whosmat(path)]
@@ -107,10 +108,14 @@ def read_mat(path: Path, keys: Sequence[str]) -> dict[str, np.ndarray]:
     except FileNotFoundError:
         raise
     except Exception as error:  # scipy raises many kinds for a broken file
-        raise ValueError(f"{path}: cannot be read as a MATLAB file ({error}); download it again") from error
+        raise ValueError(
+            f"{path}: cannot be read as a MATLAB file ({error}); download it again, or save it as -v7"
+        ) from error
     for key in keys:
         if key not in fields:
             raise ValueError(f"{path}: has no field {key!r}, only {', '.join(sorted(found))}")
+        if not isinstance(fields[key], np.ndarray):
+            raise ValueError(f"{path}: {key} is a {type(fields[key]).__name__}, expected a full matrix, as full({key})")
     return fields
 
 
