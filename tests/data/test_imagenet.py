@@ -145,7 +145,7 @@ def test_mistakes_are_named(root):
     mapping = root / "ImageNet/LOC_synset_mapping.txt"
     whole = mapping.read_text()
     mapping.write_text(whole.replace("n09472597 volcano", ""))
-    assert "nothing on 1 of the classes in train/: n09472597" in error(root)
+    assert "(LOC_synset_mapping.txt or words.txt): nothing on 1 of the classes in train/: n09472597" in error(root)
     mapping.write_text(whole.replace("n09472597 volcano", "n09472597"))
     assert "LOC_synset_mapping.txt: line 10" in error(root)
     mapping.write_text(whole)

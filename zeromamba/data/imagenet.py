@@ -45,7 +45,7 @@ def load_imagenet(data_root: Path, *, seed: int) -> ZSLData:
     files = read_image_folders(root / "train", least=2)  # one of them to train on, and one that is left
     wnids = tuple(files)
     _, vectors = read_table(table, header=False)
-    for source, known in ((root, names), (table, vectors)):
+    for source, known in ((f"{root} ({' or '.join(NAME_FILES)})", names), (table, vectors)):
         lacking = [wnid for wnid in wnids if wnid not in known]
         if lacking:
             raise ValueError(f"{source}: nothing on {len(lacking)} of the classes in train/: {listing(lacking)}")
