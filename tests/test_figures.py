@@ -4,6 +4,7 @@ import json
 import shutil
 import unicodedata
 from dataclasses import replace
+from pathlib import Path
 from unittest.mock import Mock
 
 import numpy as np
@@ -507,6 +508,13 @@ def test_a_class_is_found_however_its_name_is_written(checkpoint, run):
     data = replace(run.data, class_names=("Käfer", *run.data.class_names[1:]))
     decomposed = TSNE(checkpoint, classes=(unicodedata.normalize("NFD", "Käfer"),))
     assert data.labels[decomposed.pick(data, data.trainval)].unique().tolist() == [0]
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32])
+@pytest.mark.parametrize("figure", [TSNE, ERF])
+def test_a_seed_that_no_figure_can_draw_with_is_named_before_anything_is_computed(figure, seed):
+    with pytest.raises(ValueError, match=rf"^--seed is {seed}: expected a number from 0 to 4294967295$"):
+        figure(Path("model.safetensors"), seed=seed)
 
 
 def test_errors_name_what_is_wrong(checkpoint, tmp_path):

@@ -25,6 +25,11 @@ def require_at_least_one(settings: object, *names: str) -> None:
     require(settings, names, lambda value: value >= 1, "at least 1")
 
 
+def require_seeds(settings: object, *names: str) -> None:
+    """Raise ValueError unless settings of these names are seeds that NumPy takes, and so does PyTorch."""
+    require(settings, names, lambda value: 0 <= value < 2**32, f"a number from 0 to {2**32 - 1}")
+
+
 def how_to_install(extra: Extra) -> str:
     """The command that installs an extra. The package is in no registry, so it is given from a clone."""
     return f"pip install -e '.[{extra}]' in your clone of zeromamba"

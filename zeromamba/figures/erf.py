@@ -20,7 +20,7 @@ from ..build import build_model
 from ..data import normalise
 from ..evaluation import Floats
 from ..measuring import loader, progress
-from ..messages import require_at_least_one
+from ..messages import require_at_least_one, require_seeds
 from ..model import ZeroShotModel
 from ..report import network
 from .run import Command, Run, load_run
@@ -96,6 +96,7 @@ class ERF(Command):
 
     def __post_init__(self) -> None:
         require_at_least_one(self, "images")
+        require_seeds(self, "seed")
         if self.image_size is not None:
             require_at_least_one(self, "image_size")
 

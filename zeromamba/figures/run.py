@@ -13,7 +13,7 @@ from ..checkpoint import RELEASED_SUFFIX, Checkpoint, load_checkpoint
 from ..data import ZSLData
 from ..data.tables import composed
 from ..device import pick_device
-from ..messages import require_at_least_one
+from ..messages import require_at_least_one, require_seeds
 from ..model import ZeroShotModel
 from ..report import network, variant
 from ..settings import PAPER_GAMMA, Settings, preset
@@ -90,6 +90,7 @@ class ClassCommand(Command):
 
     def __post_init__(self) -> None:
         require_at_least_one(self, "count", "per_class")
+        require_seeds(self, "seed")
 
     def pick(self, data: ZSLData, pool: Tensor) -> Tensor:
         """Image indices out of `pool`, class by class; none where the named classes have no image in it.
