@@ -101,14 +101,14 @@ def test_a_checkpoint_that_does_not_say_what_it_was_trained_on_is_none(changed):
 @pytest.mark.parametrize(
     ("name", "value", "told"),
     [
-        ("gamma", None, "gamma in its metadata is None: expected a finite number"),  # chosen anew, on test images
+        ("gamma", None, "gamma in its metadata is None: None is neither float or int"),  # chosen anew, on test images
         ("gamma", float("nan"), "gamma in its metadata is nan: expected a finite number"),
-        ("class_names", "class 0", "class_names in its metadata is 'class 0': expected a list, each of it a text"),
-        ("seen", ["0"], r"seen in its metadata is \('0',\): expected a list, each of it a whole number"),
+        ("class_names", "class 0", "class_names in its metadata is 'class 0': str is not a tuple"),
+        ("seen", ["0"], r"seen in its metadata is \('0',\): item 0 of tuple is not an instance of int"),
         ("seen", [0, 7], r".* the classes 0, 7 as seen, expected finite numbers for the 7 class_names"),
         ("class_names", ["class 0"], r"Z of shape \(7, 4\) .*, expected finite numbers for the 1 class_names and 4"),
-        ("data", [], r"data in its metadata is \(\): expected an object"),
-        ("dataset", 5, "dataset in its metadata is 5: expected a text"),
+        ("data", [], r"data in its metadata is \(\): tuple is not a dict"),
+        ("dataset", 5, "dataset in its metadata is 5: int is not an instance of str"),
     ],
 )
 def test_metadata_of_another_kind_are_named(changed, name, value, told):

@@ -12,8 +12,8 @@ from typing import Any, get_type_hints
 from torch import Tensor
 
 from .backbones import vmamba
+from .checks import require_kinds
 from .data import ZSLData, differences, fingerprints
-from .kinds import require_kinds
 from .messages import listing
 from .model import ZeroShotModel
 from .settings import Settings

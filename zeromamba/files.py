@@ -7,7 +7,7 @@ from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import Any
 
-from .kinds import require_kinds
+from .checks import require_kinds
 
 
 def write_bytes(path: Path, data: bytes | memoryview) -> None:

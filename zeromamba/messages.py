@@ -1,8 +1,8 @@
 """Words that the messages of different files share."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Literal
+from collections.abc import Iterable, Sequence
+from typing import Literal
 
 LISTED = 8  # the most names of one list in a message
 Extra = Literal["vit", "figures", "words"]  # of `pyproject.toml`
@@ -11,23 +11,6 @@ Extra = Literal["vit", "figures", "words"]  # of `pyproject.toml`
 def option(name: str) -> str:
     """A setting as the command line spells it: "--batch-size" of "batch_size"."""
     return f"--{name.replace('_', '-')}"
-
-
-def require(settings: object, names: Iterable[str], holds: Callable[[Any], bool], expected: str) -> None:
-    """Raise ValueError, with what is expected, unless it holds of the settings of these names."""
-    for name in names:
-        if not holds(value := getattr(settings, name)):
-            raise ValueError(f"{option(name)} is {value}: expected {expected}")
-
-
-def require_at_least_one(settings: object, *names: str) -> None:
-    """Raise ValueError unless settings of these names are 1 or more."""
-    require(settings, names, lambda value: value >= 1, "at least 1")
-
-
-def require_seeds(settings: object, *names: str) -> None:
-    """Raise ValueError unless settings of these names are seeds that NumPy takes, and so does PyTorch."""
-    require(settings, names, lambda value: 0 <= value < 2**32, f"a number from 0 to {2**32 - 1}")
 
 
 def how_to_install(extra: Extra) -> str:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from .build import restore_model
 from .checkpoint import Checkpoint, load_checkpoint
+from .checks import require, require_at_least_one
 from .data import ImageDataset, ImageFiles, normalise
 from .data.image_folders import SUFFIXES, class_folders, is_image
 from .data.prototypes import require_distinct, unit_prototypes
@@ -26,7 +27,7 @@ from .device import autocast, pick_device
 from .entry import errors_in_one_line, expand_home
 from .evaluation import Bools, calibrated
 from .files import require_writable, write_json
-from .messages import listing, near_matches, require, require_at_least_one, with_near_matches
+from .messages import listing, near_matches, with_near_matches
 from .model import ZeroShotModel
 from .settings import Settings
 

@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any, Literal, get_type_hints
 
 from .backbones import REGISTRY, BackboneName
+from .checks import require, require_at_least_one, require_kinds
 from .kernels import Discretization, Impl
-from .kinds import require_kinds
 from .machine import CORES
-from .messages import option, require, require_at_least_one
+from .messages import option
 from .model import VariantName
 
 ProtocolName = Literal["validation", "paper"]

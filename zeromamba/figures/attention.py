@@ -11,10 +11,10 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
+from ..checks import require_at_least_one
 from ..data import ImageDataset, normalise
 from ..device import autocast
 from ..evaluation import Floats, classify
-from ..messages import require_at_least_one
 from ..report import network
 from .run import ClassCommand, Run
 from .style import LINE, new_figure, readable, wrap

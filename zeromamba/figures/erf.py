@@ -17,10 +17,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from ..build import build_model
+from ..checks import require_at_least_one, require_seeds
 from ..data import normalise
 from ..evaluation import Floats
 from ..measuring import loader, progress
-from ..messages import require_at_least_one, require_seeds
 from ..model import ZeroShotModel
 from ..report import network
 from .run import Command, Run, load_run

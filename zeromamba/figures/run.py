@@ -10,10 +10,10 @@ from torch import Tensor
 
 from ..build import load_trained
 from ..checkpoint import RELEASED_SUFFIX, Checkpoint, load_checkpoint
+from ..checks import require_at_least_one, require_seeds
 from ..data import ZSLData
 from ..data.tables import composed
 from ..device import pick_device
-from ..messages import require_at_least_one, require_seeds
 from ..model import ZeroShotModel
 from ..report import network, variant
 from ..settings import PAPER_GAMMA, Settings, preset
