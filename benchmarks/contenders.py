@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from benchmarks.drawn import parameters
 from benchmarks.floors import Size
 from zeromamba.kernels import Impl, selective_scan, ss2d
 
@@ -90,14 +91,10 @@ def draw(size: Size, dtype: torch.dtype, device: torch.device) -> dict[str, Tens
     def normal(*shape: int) -> Tensor:
         return torch.randn(shape, generator=generator, device=device)
 
-    dt = torch.empty(k, d, device=device).uniform_(-6.9, -2.3, generator=generator).exp()  # 1e-3 to 0.1
     return {
         "x": normal(b, side, side, d).to(dtype),
         "x_proj": normal(k, r + 2 * n, d) / d**0.5,
-        "dt_weight": normal(k, d, r) * (0.1 / r**0.5),
-        "dt_bias": torch.expm1(dt).log(),
-        "A": -torch.arange(1.0, n + 1, device=device).expand(k, d, n).contiguous(),
-        "D": torch.ones(k, d, device=device),
+        **parameters(k, d, r, n, generator),
         "norm_weight": torch.ones(d, device=device),
         "norm_bias": torch.zeros(d, device=device),
     }

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from benchmarks import drawn
 from benchmarks.timing import median_ms, wrong
 from zeromamba.kernels import CROSS_SCAN, ss2d
 from zeromamba.kernels.inputs import Inputs
@@ -57,30 +58,6 @@ def indexing_loop(inputs: Inputs) -> Tensor:
     return x.new_zeros(b, h * w, d).index_add(1, torch.cat(tokens), y.flatten(1, 2)).view(x.shape)
 
 
-def draw(b: int, side: int, d: int, n: int, r: int, seed: int = 0) -> Inputs:
-    """Float32 inputs as a network at its start has them: dt from 1e-3 to 0.1, |A| = 1..n."""
-    k = len(CROSS_SCAN)
-    generator = torch.Generator().manual_seed(seed)
-
-    def normal(*shape: int) -> Tensor:
-        return torch.randn(shape, generator=generator)
-
-    inputs = Inputs(
-        x=normal(b, side, side, d),
-        dt_low=normal(b, side, side, k, r),
-        dt_weight=normal(k, d, r) * (0.1 / r**0.5),
-        dt_bias=torch.expm1(torch.empty(k, d).uniform_(-6.9, -2.3, generator=generator).exp()).log(),
-        A=-torch.arange(1.0, n + 1).expand(k, d, n).contiguous(),
-        B=normal(b, side, side, k, n),
-        C=normal(b, side, side, k, n),
-        D=torch.ones(k, d),
-    )
-    for v in inputs:
-        assert v is not None
-        v.requires_grad_()
-    return inputs
-
-
 PATHS: dict[str, Callable[[Inputs], Tensor]] = {
     "reference loop": lambda inputs: ss2d(*inputs, discretization="euler", impl="reference"),
     "vectorised": lambda inputs: ss2d(*inputs, discretization="euler", impl="torch"),
@@ -92,7 +69,7 @@ def time_paths(sides: Sequence[int], d: int, repeats: int) -> list[CpuRow]:
     """Every path at every size of map, checked against the reference on the same inputs before its time counts."""
     rows = []
     for side in sides:
-        inputs = draw(BATCH, side, d, STATES, r=max(1, d // 32))
+        inputs = drawn.inputs(BATCH, side, d, STATES, r=max(1, d // 32))
         dy = torch.randn(inputs.x.shape, generator=torch.Generator().manual_seed(1))
         expected = _outputs(PATHS["reference loop"], inputs, dy)
         for path, run in PATHS.items():

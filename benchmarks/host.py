@@ -22,7 +22,7 @@ from triton.runtime.driver import driver
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a file: the folder above, not this one
 
-from benchmarks.cpu_paths import draw
+from benchmarks import drawn
 from benchmarks.timing import median_ms
 from zeromamba.kernels import op, ss2d, triton_ss2d
 
@@ -96,7 +96,7 @@ def one_thread() -> Iterator[None]:
 
 def host_times(repeats: int = 500) -> list[HostRow]:
     """A forward without gradients, one that keeps what the backward needs, and both, of maps in bfloat16."""
-    inputs = draw(1, SIDE, D, 1, R)
+    inputs = drawn.inputs(1, SIDE, D, 1, R)
     projected = torch.cat([inputs.dt_low, inputs.B, inputs.C], dim=-1).bfloat16()
     dt_low, B, C = projected.split([R, 1, 1], dim=-1)  # views, as in the networks
     x, dt_low, B, C = (v.detach().requires_grad_() for v in (inputs.x.bfloat16(), dt_low, B, C))

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from benchmarks import cpu_paths, gpu, models, plot, scan, timing
+from benchmarks import cpu_paths, drawn, gpu, models, plot, scan, timing
 from benchmarks.ahead_of_time import Compiled
 from benchmarks.contenders import CONTENDERS
 from benchmarks.floors import Card, Floors, Size, floors, instructions_an_element
@@ -466,6 +466,6 @@ def test_bytes_kept_count_a_storage_once_and_no_parameter():
 @pytest.mark.parametrize("path", ["vectorised", "reference loop"])
 @pytest.mark.parametrize("side", [28, 56])
 def test_cpu_forward_and_backward(benchmark, path, side):
-    inputs = cpu_paths.draw(b=2, side=side, d=192, n=1, r=6)
+    inputs = drawn.inputs(b=2, side=side, d=192, n=1, r=6)
     run = cpu_paths.PATHS[path]
     benchmark.pedantic(lambda: run(inputs).sum().backward(), rounds=5, warmup_rounds=1)
