@@ -7,8 +7,8 @@ import torch
 
 from benchmarks.ahead_of_time import ALIKE, Compiled
 from benchmarks.timing import name_of
+from zeromamba.kernels.cut import SHIPPED, cdiv
 from zeromamba.kernels.triton_math import BLOCK_L
-from zeromamba.kernels.tuning import SHIPPED, cdiv
 
 Counts = Mapping[tuple[int, str, bool], Mapping[str, float]]
 WARP = 32

@@ -17,8 +17,8 @@ from scans import Expected, expect, make, poison, with_dt_given, with_gradients
 from benchmarks.ahead_of_time import BOTH_WAYS, SPECIAL, STAGES, Scan
 from benchmarks.host import no_card
 from zeromamba.kernels import triton_ss2d
+from zeromamba.kernels.cut import Config
 from zeromamba.kernels.op import scan
-from zeromamba.kernels.tuning import Config
 from zeromamba.machine import CORES
 
 pytestmark = pytest.mark.skipif(

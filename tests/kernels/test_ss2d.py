@@ -25,9 +25,9 @@ from scans import (
 
 from benchmarks.ahead_of_time import recorded_launches
 from zeromamba.kernels import CROSS_SCAN, Route, ss2d, triton_ss2d, vectorised
+from zeromamba.kernels.cut import Config
 from zeromamba.kernels.inputs import Inputs
 from zeromamba.kernels.op import scan
-from zeromamba.kernels.tuning import Config
 
 IMPLS = ("torch", "triton")
 DISCRETIZATIONS = ("zoh", "euler")

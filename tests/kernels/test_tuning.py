@@ -7,7 +7,8 @@ import torch
 from triton.runtime.errors import OutOfResources
 
 from zeromamba.kernels import tuning
-from zeromamba.kernels.tuning import Config, config_for, tune
+from zeromamba.kernels.cut import Config
+from zeromamba.kernels.tuning import config_for, tune
 
 
 @pytest.fixture(autouse=True)

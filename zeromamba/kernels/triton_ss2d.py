@@ -24,6 +24,7 @@ from functools import cache, cached_property
 import torch
 from torch import Tensor
 
+from .cut import Config, cdiv
 from .inputs import Inputs
 from .routes import Route
 from .triton_gradients import PART, segment_gradients
@@ -33,7 +34,7 @@ from .triton_order import fill_order
 from .triton_output import segment_outputs
 from .triton_states import carry_states, segment_states
 from .triton_weight import fill_weight
-from .tuning import Config, cdiv, config_for
+from .tuning import config_for
 
 # A warp is a program: the tile of dt and the sums over channels move between its threads, no more. A product and a sum
 # become one instruction, which from Triton 3.10 on they do only if asked to.
