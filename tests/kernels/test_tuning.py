@@ -1,6 +1,7 @@
 """Tuning is opt-in, and its result is kept on disk by card."""
 
 import json
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -13,13 +14,13 @@ from zeromamba.kernels.tuning import config_for, tune
 
 @pytest.fixture(autouse=True)
 def _apart(tmp_path, monkeypatch):
-    monkeypatch.setenv("ZEROMAMBA_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("ZEROMAMBA_CACHE", str(tmp_path / "new" / "cache"))
     tuning._kept.cache_clear()
     yield
     tuning._kept.cache_clear()
 
 
-def test_the_fastest_choice_is_kept_for_its_card_beside_those_of_others(monkeypatch):
+def test_the_fastest_choice_is_kept_for_its_card_beside_those_of_others(monkeypatch, capsys):
     seconds = {Config(programs=1): 3.0, Config(programs=2): 1.0, Config(programs=3): 2.0}
     assert tune("card A", seconds.__getitem__, seconds) == Config(programs=2)
     assert tune("card B", seconds.__getitem__, [Config(programs=3)]) == Config(programs=3)
@@ -27,9 +28,31 @@ def test_the_fastest_choice_is_kept_for_its_card_beside_those_of_others(monkeypa
         monkeypatch.setattr(torch.cuda, "get_device_name", lambda _, card=card: card)
         assert config_for(torch.device("cuda")) == config
     assert config_for(torch.device("cpu")) == Config()
+    assert f" 1000.00 ms  {Config(programs=2)}\n" in capsys.readouterr().out
 
 
-def test_a_choice_that_does_not_run_is_passed_over():
+def test_the_choices_that_were_kept_stay_until_all_are_written(monkeypatch):
+    tune("card", lambda _: 1.0, [Config(programs=1)])
+    kept = tuning.file().read_text()
+    monkeypatch.setattr(tuning.Path, "replace", Mock(side_effect=KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        tune("card", lambda _: 1.0, [Config(programs=2)])
+    assert tuning.file().read_text() == kept
+
+
+def test_without_a_folder_of_its_own_the_home_folder_s_cache_has_them(tmp_path, monkeypatch):
+    monkeypatch.delenv("ZEROMAMBA_CACHE")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert tuning.file() == tmp_path / ".cache/zeromamba/scan.json"
+
+
+def test_without_a_card_there_is_nothing_to_tune(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(SystemExit, match="no CUDA device here"):
+        tuning.main()
+
+
+def test_a_choice_that_does_not_run_is_told_and_passed_over(capsys):
     def seconds(choice):
         if choice.programs == 1:
             raise torch.OutOfMemoryError("out of memory")
@@ -38,6 +61,7 @@ def test_a_choice_that_does_not_run_is_passed_over():
         return 1.0
 
     assert tune("card", seconds, [Config(programs=n) for n in (1, 2, 3)]) == Config(programs=3)
+    assert f"{Config(programs=1)}: does not run (out of memory)" in capsys.readouterr().out
     with pytest.raises(RuntimeError, match="none of the choices runs on card"):
         tune("card", seconds, [Config(programs=1)])
 
@@ -62,15 +86,15 @@ def test_what_another_process_has_kept_meanwhile_stays(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "text",
+    "content",
     [
-        *('{"card": {"nosuch": 1}}', '{"card": {"block_d": 48}}', '{"card": 1}', "[]", "{", "\udcff"),
-        *('{"card": {"programs": "8"}}', '{"card": {"programs": 0}}', '{"card": {"programs": 2.5}}'),
+        *(b'{"card": {"nosuch": 1}}', b'{"card": {"block_d": 128}}', b'{"card": 1}', b"[]", b"{", b"\xff"),
+        *(b'{"card": {"programs": "8"}}', b'{"card": {"programs": 0}}', b'{"card": {"programs": 2.5}}'),
     ],
 )
-def test_a_damaged_file_is_named(text, monkeypatch):
+def test_a_damaged_file_is_named(content, monkeypatch):
     tuning.file().parent.mkdir(parents=True)
-    tuning.file().write_text(text, errors="surrogateescape")
+    tuning.file().write_bytes(content)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "card")
     with pytest.raises(ValueError, match=r"scan\.json: no tuned choices of zeromamba"):
         config_for(torch.device("cuda"))

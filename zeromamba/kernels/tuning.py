@@ -44,11 +44,11 @@ def config_for(device: torch.device) -> Config:
 def _kept() -> dict[str, Config]:
     """The choice of each card that was tuned for."""
     try:
-        text = file().read_bytes()
+        content = file().read_bytes()
     except (OSError, RuntimeError):  # there is none, or no home, or it is not ours to read
         return {}
     try:
-        return {card: Config(**values) for card, values in json.loads(text).items()}
+        return {card: Config(**values) for card, values in json.loads(content).items()}
     except (ValueError, TypeError, AttributeError) as error:
         raise ValueError(f"{file()}: no tuned choices of zeromamba ({error}): remove it, or tune again") from error
 
