@@ -1,9 +1,21 @@
 """What a run says of where its numbers come from."""
 
+import os
 import re
+import runpy
 import subprocess
 
+from zeromamba import machine
 from zeromamba.machine import commit_of
+
+
+def test_cores_are_those_that_this_process_may_use(monkeypatch):
+    """A scheduler may allow fewer than the machine has; not every system tells which."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {3, 5, 8}, raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    assert runpy.run_path(machine.__file__)["CORES"] == 3
+    monkeypatch.delattr(os, "sched_getaffinity")
+    assert runpy.run_path(machine.__file__)["CORES"] == 64
 
 
 def test_a_run_names_the_commit_and_whether_the_code_was_changed_since(tmp_path):

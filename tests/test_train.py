@@ -12,15 +12,18 @@ from unittest.mock import Mock
 import numpy as np
 import pytest
 import torch
+from checkpoints import save_untrained
 from commands import REPO, error_of, run_killed, run_python
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.utils.tensorboard import SummaryWriter
 
 import train
-from zeromamba import training
+from zeromamba import runs, training
 from zeromamba.build import load_data_sets
 from zeromamba.checkpoint import load_checkpoint
+from zeromamba.data import load_dataset
+from zeromamba.machine import CORES
 from zeromamba.messages import option
 from zeromamba.runs import check_same_run
 from zeromamba.settings import Settings, preset
@@ -52,6 +55,7 @@ def test_a_run_leaves_settings_versions_results_checkpoint_and_table(finished, t
     assert (versions["torch"], versions["device"]) == (torch.__version__, "cpu"), "as --device says, GPU or not"
     results = json.loads((out / "results.json").read_text())
     (seed,) = results["seeds"]
+    assert results["mean over seeds"]["H"] == {"mean": seed["H"], "deviation": None}
     assert 0 <= seed["czsl"] <= 1
     assert seed["H"] == pytest.approx(
         2 * seed["U"] * seed["S"] / (seed["U"] + seed["S"]) if seed["U"] + seed["S"] else 0
@@ -198,13 +202,27 @@ def test_a_result_that_no_table_can_show_is_named_before_another_seed_is_trained
     assert not (out / "seed-1").exists()
 
 
-def test_eval_gives_the_run_s_own_numbers_again(finished, capsys):
+def test_eval_gives_the_run_s_own_numbers_again(finished, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
     out, _ = finished
     main("--eval", out / "seed-0" / "model.safetensors")
     (seed,) = json.loads((out / "results.json").read_text())["seeds"]
-    row = next(line for line in capsys.readouterr().out.splitlines() if "this run" in line)
+    lines = capsys.readouterr().out.splitlines()
+    row = next(line for line in lines if "this run" in line)
     for metric in ("czsl", "U", "S", "H", "ausuc"):
         assert f"{100 * seed[metric]:.1f}" in row
+    for name, accuracy in seed["per_class"]["gzsl"].items():
+        unseen = "  (unseen)" if name in seed["per_class"]["czsl"] else ""
+        assert f"{100 * accuracy:6.1f}  {name}{unseen}" in lines
+    assert not any(tmp_path.iterdir()), "nothing is kept unless --out asks for it"
+
+
+def test_a_checkpoint_of_another_machine_is_evaluated_with_what_this_one_has_and_keeps_its_seed(tiny, tmp_path):
+    settings = replace(preset(str(tiny), "small"), image_size=32, device="cuda:7", seeds=(5, 0), workers=0)
+    path = save_untrained(tmp_path / "model.safetensors", settings, load_dataset(str(tiny), tiny, seed=0), gamma=0.2)
+    main("--eval", path, "--gamma", "0", "--out", tmp_path)
+    result = json.loads((tmp_path / "evaluation.json").read_text())
+    assert (result["checkpoint"], result["seed"], result["gamma"]) == (str(path), 0, 0)
 
 
 def test_the_paper_s_protocol_says_so_wherever_its_numbers_appear(tiny, tmp_path):
@@ -311,11 +329,11 @@ def test_errors_before_training_name_what_is_wrong(tiny, tmp_path, finished, mon
     assert message.endswith("--scan auto takes what can")
     assert not (tmp_path / "run").exists()
     assert "--image-size" in error_of(train.main, "--dataset", tiny, *TINY, "--image-size", "64", "--out", finished[0])
-    assert str(tmp_path) in error_of(train.main, "--resume", tmp_path)
     monkeypatch.chdir(tmp_path)
-    assert "settings.json: cannot read this file of a run" in error_of(train.main, "--resume", ""), (
-        "a shell's variable that is unset"
-    )
+    for given, folder in (tmp_path, tmp_path), ("", Path()):  # that is a shell's variable which is not set
+        message = error_of(train.main, "--resume", given)
+        assert message.startswith(f"error: {folder / 'settings.json'}: cannot read this file of a run")
+        assert message.endswith("give a folder that this version of train.py made")
     assert not (tmp_path / "settings.json").exists()
 
 
@@ -335,7 +353,9 @@ def test_errors_before_training_name_what_is_wrong(tiny, tmp_path, finished, mon
         ("--lambda-sc", "inf"),
         ("--gamma", "nan"),
         ("--drop-path", "1"),
+        ("--drop-path", "-0.1"),
         ("--freeze-backbone", "--weights", "None"),
+        ("--seeds",),
         ("--seeds", "1", "1"),
         ("--seeds", "-1"),
         ("--seeds", "0", "4294967296"),
@@ -452,7 +472,8 @@ def test_a_run_finds_its_data_from_any_folder(tiny, tmp_path, monkeypatch):
     main("--resume", "run")
     (first, *_), (resumed, *_) = (call.args for call in train.train.call_args_list)
     assert resumed.to_json() == {**first.to_json(), "dataset": str(tiny), "data_root": str(tiny.parent / "root")}
-    assert Settings(dataset="cub").to_json()["dataset"] == "cub"
+    for name in ("cub", "sun", "awa2", "imagenet", "demo"):
+        assert Settings(dataset=name).to_json()["dataset"] == name
 
 
 def test_a_run_has_a_folder_of_its_own_under_the_name_of_its_data(tiny, tmp_path, monkeypatch):
@@ -479,6 +500,23 @@ def test_a_tilde_is_the_home_folder(tmp_path, monkeypatch):
     assert str(tmp_path / "model.safetensors") in error_of(train.main, "--eval=~/model.safetensors")
 
 
+@pytest.mark.parametrize("file", ["data.json", "versions.json", "settings.json"])
+def test_a_run_that_was_ended_while_its_folder_was_made_is_begun_anew(file, tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(train, "train", Mock())
+    write, begin = runs.write_json, ("--dataset", tiny, "--out", tmp_path / "run", *TINY)
+
+    def ended(path, value):
+        if path.name == file:
+            raise KeyboardInterrupt
+        write(path, value)
+
+    monkeypatch.setattr(runs, "write_json", ended)
+    assert error_of(train.main, *begin) == "interrupted"
+    monkeypatch.setattr(runs, "write_json", write)
+    main(*begin)
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {"data.json", "versions.json", "settings.json"}
+
+
 def test_seeds_that_are_added_to_a_run_join_those_it_has(tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(train, "train", Mock())
     main("--dataset", tiny, "--out", tmp_path, *TINY, "--seeds", "2", "0")
@@ -493,7 +531,7 @@ def test_a_run_that_is_resumed_stays_in_its_folder(finished, tmp_path):
     assert "give no --out" in error_of(train.main, "--resume", finished[0], "--out", tmp_path)
     other = error_of(train.main, "--resume", finished[0], "--epochs", "5")
     assert f"holds a run with --epochs 2, not 5: --resume {finished[0]} without this setting goes on" in other
-    assert "give no --eval" in error_of(
+    assert "give no --eval" in error_of(train.main, 
         train.main, "--resume", finished[0], "--eval", finished[0] / "seed-0" / "model.safetensors"
     )
 
@@ -506,12 +544,12 @@ def test_a_run_that_is_resumed_in_a_folder_that_cannot_be_written_is_not_sent_el
 
 
 def test_what_ends_a_run_says_how_to_go_on(tiny, tmp_path, monkeypatch, capsys):
-    out = tmp_path / "run"
+    out = tmp_path / "my run"
     diverged = error_of(train.main, "--dataset", tiny, "--out", out, *TINY, "--lr", "1e30")
     assert "begin a new run with a lower --lr" in diverged
     assert "state.pt" not in diverged, "which an epoch would first have to leave"
     assert f"run folder: {out}" in capsys.readouterr().out.splitlines(), "though it never came to a table"
-    for error, told in (KeyboardInterrupt(), f"--resume {out}"), (torch.OutOfMemoryError(), "--batch-size"):
+    for error, told in (KeyboardInterrupt(), f"--resume '{out}'"), (torch.OutOfMemoryError(), "--batch-size"):
         monkeypatch.setattr(train, "train", Mock(side_effect=error))
         assert told in error_of(train.main, "--dataset", tiny, "--out", out, *TINY, "--lr", "1e30")
 
@@ -526,11 +564,12 @@ def test_a_seed_that_diverges_takes_nothing_from_those_before(finished, tmp_path
 
 
 def test_settings_that_came_later_have_their_defaults():
-    earlier = Settings(epochs=7).to_json()
-    del earlier["logit_scale"]
-    assert Settings.from_json(earlier, "file").to_json() == Settings(epochs=7).to_json()
+    written = Settings().to_json()
+    for later in written:
+        earlier = {name: value for name, value in written.items() if name != later}
+        assert Settings.from_json(earlier, "file").to_json() == written
     with pytest.raises(ValueError, match=r"file: this version knows no settings \['later'\]"):
-        Settings.from_json({**earlier, "later": 1}, "file")
+        Settings.from_json({**written, "later": 1}, "file")
 
 
 @pytest.mark.parametrize(
@@ -538,6 +577,7 @@ def test_settings_that_came_later_have_their_defaults():
     [
         ("epochs", 2.5, "float is not an instance of int"),
         ("epochs", "20", "str is not an instance of int"),
+        ("epochs", 0, "expected at least 1"),
         ("lr", "1e-3", "str is neither float or int"),
         ("lr", math.nan, "expected a finite number"),
         ("gamma", "none", "str did not match any element in the union: float: is neither float or int NoneType: .*"),
@@ -582,5 +622,20 @@ def test_presets_are_the_paper_s_settings():
     for s in (cub, sun, awa2):
         assert (s.backbone, s.image_size, s.batch_size, s.epochs) == ("small", 448, 16, 100)
         assert (s.optimizer, s.lr, s.lr_mlp, s.weight_decay) == ("sgd", 1e-3, 1e-4, 1e-3)
-        assert preset(s.dataset, "small").lambda_sc == s.lambda_sc
+        assert (s.schedule, s.variant, s.logit_scale, s.discretization) == ("step", "released", 1, "euler")
+        assert (s.weights, s.freeze_backbone, s.drop_path, s.precision) == ("released", False, None, "float32")
         assert s.gamma is None, "chosen on validation classes unless the paper's protocol is asked for"
+
+
+def test_the_small_preset_changes_no_more_of_the_paper_s_than_a_small_machine_asks_for():
+    for name in ("cub", "sun", "awa2", "birds"):
+        small = preset(name, "small")
+        assert (small.backbone, small.weights, small.image_size, small.epochs) == ("nano", None, 64, 20)
+        assert (small.optimizer, small.schedule) == ("adamw", "cosine")
+        assert (small.variant, small.lambda_sc) == ("released", preset(name, "paper").lambda_sc)
+    assert preset("demo", "small") == replace(preset("demo", "paper"), preset="small"), "its own under either"
+
+
+def test_without_a_word_a_run_takes_what_the_machine_has():
+    assert Settings().anywhere() == Settings()
+    assert Settings().workers <= CORES

@@ -1,5 +1,7 @@
 """Released checkpoints under our names, strictly; safetensors that are never half written."""
 
+import errno
+import os
 import pickle
 from dataclasses import replace
 
@@ -7,6 +9,7 @@ import pytest
 import released
 import torch
 from harmful import Harmful
+from safetensors.torch import save_file
 from torch import nn
 
 from zeromamba import build, files
@@ -115,6 +118,21 @@ def test_a_pickle_that_would_run_code_is_refused_and_does_not_run(tmp_path, monk
         with pytest.raises(ValueError, match=f"{name}: refused, reading it could run code .*mkdir"):
             RELEASED.load(tmp_path / name)
     assert not (tmp_path / "ran").exists()
+
+
+def test_a_file_that_was_written_on_a_card_is_read_without_one(tmp_path, checkpoint, monkeypatch):
+    monkeypatch.setattr(torch.serialization, "location_tag", lambda storage: "cuda:0")
+    torch.save({"model": checkpoint}, tmp_path / "vssm.pth")
+    assert {tensor.device.type for tensor in RELEASED.load(tmp_path / "vssm.pth").values()} == {"cpu"}
+
+
+def test_a_safetensors_file_of_others_is_read_as_a_pytorch_file_is(tmp_path, frozen):
+    state = released.formula_state(frozen.zeromamba)
+    save_file(state, tmp_path / "CUB.safetensors")  # without metadata
+    torch.save(state, tmp_path / "CUB.pth")
+    ours, theirs = (ZEROMAMBA.load(tmp_path / name) for name in ("CUB.safetensors", "CUB.pth"))
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
 def test_missing_damaged_and_empty_files_are_named(tmp_path, checkpoint):
@@ -248,13 +266,32 @@ def test_a_write_that_fails_leaves_the_old_file_alone(tmp_path, monkeypatch):
     save_safetensors({"x": torch.ones(2)}, path)
 
     def full(descriptor):
-        raise OSError("No space left on device")
+        raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(files.os, "fsync", full)
     with pytest.raises(OSError, match="No space left"):
         save_safetensors({"x": torch.zeros(2)}, path)
     assert torch.equal(load_safetensors(path)[0]["x"], torch.ones(2))
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_file_is_whole_on_the_disk_before_it_takes_the_old_one_s_place(tmp_path, monkeypatch):
+    path, flushed = tmp_path / "model.safetensors", []
+    path.write_text("old")
+    monkeypatch.setattr(
+        files.os, "fsync", lambda descriptor: flushed.append((os.fstat(descriptor).st_size, path.read_text()))
+    )
+    files.write_bytes(path, b"the new one")
+    assert flushed == [(len("the new one"), "old")]
+
+
+@pytest.mark.parametrize("missing", [False, True], ids=["a folder in its place", "no folder for it"])
+def test_a_file_that_cannot_be_written_is_named_itself(missing, tmp_path):
+    path = tmp_path / "run" / "result.json"
+    if not missing:
+        path.mkdir(parents=True)
+    with pytest.raises(OSError, match=rf": '{path}'$"):
+        files.write_json(path, {})
 
 
 def test_a_number_that_json_has_no_word_for_is_not_written(tmp_path):

@@ -80,9 +80,9 @@ def open_run(folder: Path, settings: Settings, data: ZSLData, device: torch.devi
     with _writing_to(folder, goes_on=goes_on):
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / "data.json", fingerprints(data))
-        write_json(folder / "settings.json", settings.to_json())
         if not goes_on:  # every seed's result has those that it was made with
             write_json(folder / "versions.json", versions(device))
+        write_json(folder / "settings.json", settings.to_json())  # last: where it is, so are the others
     return settings
 
 

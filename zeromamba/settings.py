@@ -116,11 +116,10 @@ class Settings:
         for names, holds, expected in (
             (("lr", "lr_mlp", "logit_scale"), lambda value: value > 0, "a positive number"),
             (("workers", "weight_decay", "lambda_sc"), lambda value: value >= 0, "0 or more"),
+            (("drop_path",), lambda rate: rate is None or 0 <= rate < 1, "a rate from 0 to below 1, or None"),
         ):
             require(self, names, holds, expected)
         require_at_least_one(self, "epochs", "batch_size", "image_size")
-        if self.drop_path is not None and not 0 <= self.drop_path < 1:
-            raise ValueError(f"--drop-path is {self.drop_path}: expected a rate from 0 to below 1, or None")
         if self.freeze_backbone and self.weights is None:
             raise ValueError("--freeze-backbone needs --weights: a backbone from scratch would stay as it was drawn")
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):

@@ -107,7 +107,7 @@ def load_strict(
 
 def save_safetensors(state: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str] | None = None) -> None:
     """Write weights and text metadata so that `path` is always either the old file or the whole new one."""
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+    tensors = {name: tensor.cpu().contiguous() for name, tensor in state.items()}
     write_bytes(path, safetensors.torch.save(tensors, metadata=dict(metadata or {})))
 
 

@@ -201,7 +201,7 @@ def test_a_write_that_fails_leaves_the_old_vectors(tmp_path, monkeypatch):
     path = tmp_path / "v.npy"
     embeddings.write(path, ("red",), np.ones((1, 4)))
     before = path.read_bytes()
-    monkeypatch.setattr("zeromamba.files.os.fsync", Mock(side_effect=OSError("No space left on device")))
+    monkeypatch.setattr("zeromamba.files.os.fsync", Mock(side_effect=OSError(28, "No space left on device")))
     with pytest.raises(OSError, match="No space left"):
         embeddings.write(path, ("red",), np.zeros((1, 4)))
     assert path.read_bytes() == before

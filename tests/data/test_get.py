@@ -18,6 +18,7 @@ import tyro
 from zeromamba import embeddings
 from zeromamba.data import BENCHMARKS, get, load_dataset
 from zeromamba.data.sources import SOURCES, human, where_to_get
+from zeromamba.settings import CHECKPOINTS, Settings
 
 
 def run(*arguments):
@@ -40,6 +41,11 @@ def test_every_missing_file_is_named_with_its_origin_and_size(tmp_path, capsys, 
         assert source.origin.format(root=tmp_path / "data") in printed
         assert source.weight in printed
     assert not (tmp_path / "data").exists(), "looking changes nothing"
+
+
+def test_what_is_fetched_and_made_lies_where_training_looks():
+    assert get.CommandLine.data_root == embeddings.CommandLine.data_root == Settings.data_root
+    assert get.CommandLine.checkpoints == CHECKPOINTS
 
 
 def test_the_command_that_makes_word_vectors_can_be_pasted(tmp_path, capsys):
