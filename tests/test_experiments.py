@@ -15,7 +15,7 @@ import torch
 from commands import run_killed
 
 from zeromamba import figures
-from zeromamba.backbones import build_backbone
+from zeromamba.backbones import REGISTRY, build_backbone
 from zeromamba.backbones.local_vim import LocalVim
 from zeromamba.backbones.local_vmamba import LocalVMamba
 from zeromamba.backbones.vim import Vim
@@ -82,7 +82,9 @@ def test_an_experiment_killed_and_started_again_loses_no_finished_run_and_repeat
 
 def test_a_finished_experiment_trains_nothing_and_others_find_its_runs(finished, tiny, tmp_path):
     out, _ = finished
-    assert epochs_trained(run("table7", "--datasets", tiny, "--out", out)) == []
+    again = run("table7", "--datasets", tiny, "--out", out)
+    assert epochs_trained(again) == []
+    assert f"run 3/3: ZeroMamba 448 x 448 on {tiny.name}, seed 0: finished before\n" in again
     figure = run("figure7", "--datasets", tiny, "--out", out)  # ZeroMamba at 64 px is Table 7's last row
     assert epochs_trained(figure) == []
     assert [path.name for path in (out / "figure7").glob("*.png")] == [f"figure7-{tiny.name}.png"]
@@ -114,6 +116,7 @@ def test_another_seed_adds_to_a_run_and_a_backbone_that_cannot_be_imported_is_on
     run("table5", "--datasets", tiny, "--seeds", 0, 1, "--out", out)
     rows = table_of(out / "table5")
     assert rows["baseline"]["unavailable"] == "timm not installed"
+    assert not (out / "runs" / tiny.name / rows["baseline"]["run"]).exists()
     assert "Not run: baseline. timm not installed." in (out / "table5" / "table.md").read_text()
     assert all(row["seeds"] == "0 1" and row["H_deviation"] for name, row in rows.items() if name != "baseline")
     for name in ("full", "without L_SC"):
@@ -242,7 +245,7 @@ def test_all_that_is_missing_is_named_at_once(tmp_path, monkeypatch):
         main(["figure1", "--data-root", "nowhere", "--device", "cpu"])
     for file in ("vssm_small_0229_ckpt_epoch_222.pth", "vim_s_midclstok_80p5acc.pth", "local_vssm_small.ckpt"):
         assert end.value.code.count(f"checkpoints/{file}: no such weights file") == 1
-    assert "python -m zeromamba.data.get vmamba --download" in end.value.code
+    assert end.value.code.count("python -m zeromamba.data.get vmamba --download") == 2, "of VMamba-Small and -Tiny"
     for name in ("cub", "sun", "awa2"):
         assert f"python -m zeromamba.data.get {name} --data-root nowhere" in end.value.code
     assert "deit" not in end.value.code, "without timm, its weights would be of no use"
@@ -312,6 +315,10 @@ def test_a_reduced_row_is_small_and_keeps_what_tells_it_from_others():
             assert (settings.backbone in small, settings.weights, settings.epochs) == (True, None, 3)
             assert settings.image_size <= 64
     assert [row.changes["image_size"] for row in REDUCED["table7"].rows] == [32, 48, 64]
+    for whole, reduced in zip(EXPERIMENTS["figure1"].rows, REDUCED["figure1"].rows, strict=True):
+        titles = (REGISTRY[row.changes.get("backbone", "small")].title for row in (whole, reduced))
+        of_whole, of_reduced = (title.partition("-")[0].replace("Dei", "Vi") for title in titles)
+        assert of_whole == of_reduced, "the architecture, of which DeiT's and ViT's is one"
 
 
 def test_printed_numbers_stand_beside_measured_ones(data):
@@ -483,5 +490,7 @@ def test_the_rows_are_the_paper_s():
         **dict.fromkeys(("table5", "figure6", "figure7"), ("cub", "sun")),
         "table3": ("imagenet",),
     }
-    for experiment in EXPERIMENTS.values():
+    for name, experiment in EXPERIMENTS.items():
         assert all(row.printed[1] == row.name for row in experiment.rows if row.printed)
+        table = name.replace("table", "Table ") if name.startswith("table") else None
+        assert experiment.source == table, "whose other methods stand beside"

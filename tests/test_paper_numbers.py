@@ -38,6 +38,7 @@ def test_the_main_results_are_those_of_the_abstract_s_tables():
     assert main_result("imagenet").czsl == 24.5
     assert main_result("imagenet").H is None
     assert main_result("demo") is None
+    assert printed("Table 4", "cub")["ZeroMamba-Small"].params == 51.3
 
 
 def test_a_printed_h_is_the_harmonic_mean_of_u_and_s():

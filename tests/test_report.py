@@ -23,6 +23,7 @@ def test_several_seeds_fit_a_terminal_of_80_columns(demo):
         "this run [1]",
         "chance",
         "paper [2]",
+        "AUSUC",
         "0.123",
         "-0.0567",
         "0.891",

@@ -91,12 +91,12 @@ def result_table(settings: Settings, data: ZSLData, results: list[dict[str, Any]
         table.add_column(name, justify="right" if name else "left", no_wrap=True)
     # deviations, and each seed's gamma, go on lines of their own: a terminal of 80 columns holds the table
     measured = (in_percent([r[m] for r in results]).replace(" ±", "\n±") for m in METRICS)
-    table.add_row("this run \\[1]", *measured, "\n".join(f"{r['gamma']:.3g}" for r in results))
+    table.add_row("this run [1]", *measured, "\n".join(f"{r['gamma']:.3g}" for r in results))
     table.add_row("chance", f"{100 / len(data.unseen):.1f}")
     if printed := main_result(settings.dataset):  # not data.name: a folder of one's own may be called awa2
         values = (getattr(printed, m) for m in PRINTED_METRICS)
         gamma = f"{PAPER_GAMMA[settings.dataset]:g}" if settings.dataset in PAPER_GAMMA else ""
-        table.add_row("paper \\[2]", *("" if v is None else f"{v:.1f}" for v in values), "", gamma)
+        table.add_row("paper [2]", *("" if v is None else f"{v:.1f}" for v in values), "", gamma)
         notes.append(f"[2] {printed.source}: VMamba-Small, 448 px; {paper_choice(settings, data)}")
     table.caption = escape("\n".join(notes))
     return table
