@@ -14,7 +14,13 @@ import torch
 from torch._utils import ExceptionWrapper
 
 from zeromamba import files
-from zeromamba.entry import errors_in_one_line
+from zeromamba.entry import errors_in_one_line, expand_home
+
+
+def test_a_tilde_within_a_name_stays_as_it_is(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/a")
+    assert expand_home(["~/b", "--data-root=~/b"]) == ["/home/a/b", "--data-root=/home/a/b"]
+    assert expand_home(["a/~/b", "--out=a/~/b"]) == ["a/~/b", "--out=a/~/b"]
 
 
 def test_of_an_error_in_a_process_that_reads_images_the_message_alone_is_told():
@@ -100,6 +106,7 @@ def test_a_crash_of_a_process_that_reads_images_keeps_its_traceback():
     ("error", "told"),
     [
         (MemoryError("no room"), "error: no room\ntake less; goes on"),
+        (MemoryError(), "error: out of memory\ntake less; goes on"),
         (torch.OutOfMemoryError("too large"), "error: too large\ntake less; goes on"),
         (ImportError("timm is missing"), "error: timm is missing; goes on"),
         (FloatingPointError("the loss is nan"), "error: the loss is nan"),  # and would be again

@@ -96,6 +96,10 @@ def test_a_checkpoint_that_does_not_say_what_it_was_trained_on_is_none(changed):
     path = changed(lambda record, _: record.pop("data"))
     with pytest.raises(ValueError, match=r"model\.safetensors: no zeromamba checkpoint .*'data'"):
         load_checkpoint(path)
+    state, metadata = load_safetensors(path)
+    save_safetensors(state, path, {"zeromamba": metadata["zeromamba"][:-1]})
+    with pytest.raises(ValueError, match=r"model\.safetensors: no zeromamba checkpoint"):
+        load_checkpoint(path)
 
 
 @pytest.mark.parametrize(
@@ -108,6 +112,7 @@ def test_a_checkpoint_that_does_not_say_what_it_was_trained_on_is_none(changed):
         ("seen", [0, 7], r".* the classes 0, 7 as seen, expected finite numbers for the 7 class_names"),
         ("class_names", ["class 0"], r"Z of shape \(7, 4\) .*, expected finite numbers for the 1 class_names and 4"),
         ("data", [], r"data in its metadata is \(\): tuple is not a dict"),
+        ("settings", {"later": 1}, r"this version knows no settings \['later'\]"),
         ("dataset", 5, "dataset in its metadata is 5: int is not an instance of str"),
     ],
 )
@@ -174,7 +179,7 @@ def test_a_file_of_the_released_code_names_no_classes(tiny, tmp_path):
 
 def test_classes_that_were_never_trained_on_are_marked(made, tiny, tmp_path, capsys):
     data, path, _ = made
-    out = tmp_path / "new" / "predictions.json"
+    out = tmp_path / "new" / "folder" / "predictions.json"
     main([str(path), str(tiny / "images" / "class 4" / "0.png"), "--json", str(out), "--gamma", "0", "--top", "7"])
     (line,) = capsys.readouterr().out.splitlines()
     assert json.loads(out.read_text())["gamma"] == 0
@@ -271,7 +276,7 @@ def test_pictures_are_named_in_the_precision_of_the_settings():
     ("lines", "told"),
     [
         ("class,large,red,green,blue\nnew,1,1,0,0\nold,2,2,0,0", "nothing tells 'new' and 'old' apart"),
-        ("class,large,red,green,blue\nClass_1,0,0,1,0\nCLASS 4,1,1,1,0", r"'Class_1' \(is it 'class 1'\?\): write a"),
+        ("class,large,red,green,blue\nClass_ 1,0,0,1,0\nCLASS 4,1,1,1,0", r"'Class_ 1' \(is it 'class 1'\?\): write a"),
         ("class,Large,red,green\nnew,1,1,0", r".*missing: 'blue', 'large'; unknown: 'Large' \(is it 'large'\?\)"),
     ],
 )

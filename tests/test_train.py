@@ -5,7 +5,7 @@ import math
 import re
 import shutil
 import sys
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -157,8 +157,14 @@ def test_a_finished_run_is_not_repeated(finished, tmp_path, capsys):
 def test_broken_files_of_a_run_are_named(finished, tmp_path):
     out = shutil.copytree(finished[0], tmp_path / "run")
     result, state = out / "seed-0" / "result.json", out / "seed-0" / "search" / "state.pt"
-    result.write_text(result.read_text()[:-9])
-    assert f"{result}: cannot read this file of a run" in error_of(train.main, "--resume", out)
+    data = json.loads((out / "data.json").read_text())
+    (out / "data.json").write_text(json.dumps({name: data[name] for name in data if name != "word vectors"}))
+    assert "differ from 'tiny" in (message := error_of(train.main, "--resume", out))
+    assert "now: word vectors. " in message, "an earlier version did not keep them"
+    (out / "data.json").write_text(json.dumps(data))
+    for broken in (result.read_text()[:-9], "[1]"):
+        result.write_text(broken)
+        assert f"{result}: cannot read this file of a run" in error_of(train.main, "--resume", out)
     result.unlink()
     torch.save({"model": torch.ones(9)}, state)
     for size in (None, -5, 100, 0):  # at first a whole one, of another program
@@ -314,8 +320,6 @@ def test_errors_before_training_name_what_is_wrong(tiny, tmp_path, finished, mon
     ):
         choice = ("--backbone", backbone, "--weights", "released")
         assert problem in error_of(train.main, "--dataset", tiny, *TINY, *choice, *out)
-    monkeypatch.setitem(sys.modules, "timm", None)
-    assert "pip install -e '.[vit]'" in error_of(train.main, "--dataset", tiny, *TINY, "--backbone", "deit-small", *out)
     file = tmp_path / "file"
     file.touch()
     assert str(file) in error_of(train.main, "--dataset", tiny, *TINY, "--out", file / "run")
@@ -362,6 +366,8 @@ def test_errors_before_training_name_what_is_wrong(tiny, tmp_path, finished, mon
         ("--data-seed", "-1"),
         ("--backbone", "huge"),
         ("--nosuch", "1"),
+        ("--ev", "1"),
+        ("--dataset",),
         ("--preset", "smal"),
     ],
     ids=" ".join,
@@ -372,6 +378,16 @@ def test_a_setting_out_of_range_is_named(setting, capsys):
     message = capsys.readouterr().err
     assert setting[0] in message
     assert "usage: " not in message, "of the parser before the command line's own"
+
+
+def test_help_has_every_setting_with_the_value_that_it_would_have(capsys):
+    with pytest.raises(SystemExit):
+        main("--dataset", "sun", "--preset", "small", "--help")
+    shown = " ".join(re.sub("[│,]", " ", capsys.readouterr().out).split())
+    for field in fields(train.CommandLine):
+        assert f" {option(field.name)} " in shown
+    for default in ("nano", "0.2", "64"):
+        assert f"(default: {default})" in shown
 
 
 @pytest.mark.parametrize(
@@ -531,7 +547,7 @@ def test_a_run_that_is_resumed_stays_in_its_folder(finished, tmp_path):
     assert "give no --out" in error_of(train.main, "--resume", finished[0], "--out", tmp_path)
     other = error_of(train.main, "--resume", finished[0], "--epochs", "5")
     assert f"holds a run with --epochs 2, not 5: --resume {finished[0]} without this setting goes on" in other
-    assert "give no --eval" in error_of(train.main, 
+    assert "give no --eval" in error_of(
         train.main, "--resume", finished[0], "--eval", finished[0] / "seed-0" / "model.safetensors"
     )
 

@@ -104,9 +104,17 @@ def test_one_parameter_under_two_names_and_routes_that_do_not_divide_are_refused
         RELEASED.rename(checkpoint | {"layers.0.blocks.0.op.Ds": torch.ones(6)}, "vssm.pth")
 
 
-def test_a_checkpoint_without_model_says_what_it_has(tmp_path):
-    torch.save({"state_dict": {}, "epoch": 3}, tmp_path / "other.pth")
-    with pytest.raises(ValueError, match=r"other\.pth: expected .* it has epoch, state_dict"):
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ({"state_dict": {}, "epoch": 3}, "epoch, state_dict"),
+        ({"model": "vssm_small", "epoch": 3}, "epoch, model"),
+        ({}, "nothing"),
+    ],
+)
+def test_a_checkpoint_without_model_says_what_it_has(content, told, tmp_path):
+    torch.save(content, tmp_path / "other.pth")
+    with pytest.raises(ValueError, match=rf"other\.pth: expected .* it has {told}$"):
         RELEASED.load(tmp_path / "other.pth")
 
 
@@ -141,7 +149,7 @@ def test_missing_damaged_and_empty_files_are_named(tmp_path, checkpoint):
     (tmp_path / "empty.pth").touch()
     (tmp_path / "text.pth").write_text("404: Not Found")
     torch.save([1, 2], tmp_path / "list.pth")
-    with pytest.raises(FileNotFoundError, match=r"none\.pth"):
+    with pytest.raises(FileNotFoundError, match=r"none\.pth: no such weights file$"):
         RELEASED.load(tmp_path / "none.pth")
     not_whole = dict.fromkeys(("cut", "empty", "text"), "not a whole")
     for name, problem in (not_whole | {"list": "got list"}).items():
@@ -188,6 +196,8 @@ def test_an_imagenet_checkpoint_without_the_head_that_is_kept_or_that_is_missing
         FileNotFoundError, match=r"none\.pth: .* get it from https://.*/vssm_small_0229.*data\.get vmamba"
     ):
         load_pretrained(zeromamba(), "small", tmp_path / "none.pth")
+    with pytest.raises(FileNotFoundError, match=r"none\.pth: no such weights file$"):  # which nobody has published
+        load_pretrained(zeromamba(), "localvim-small", tmp_path / "none.pth")
     with pytest.raises(ValueError, match=r"--weights .*vssm\.pth: no weights were ever released for backbone 'nano'"):
         load_pretrained(zeromamba(), "nano", tmp_path / "vssm.pth")
 
@@ -236,6 +246,7 @@ def test_a_released_zeromamba_is_adopted_with_the_data_set_s_classes_and_the_pub
     checkpoint = adopt_released(path, settings, data)
     assert torch.equal(checkpoint.Z, data.Z)
     assert (checkpoint.record.gamma, checkpoint.record.seen) == (0.3, tuple(data.seen.tolist()))
+    assert adopt_released(path, replace(settings, gamma=0.0), data).record.gamma == 0
     chosen_by = "released checkpoint: best epoch on test images, gamma fixed by hand"
     assert checkpoint.record.chosen_by == f"{chosen_by}; this is the epoch for U, S and H"
     for name, epoch in ("CUB_bestCZSL.pth", "; this is the epoch for CZSL"), ("renamed.pth", ""):
@@ -285,6 +296,20 @@ def test_a_file_is_whole_on_the_disk_before_it_takes_the_old_one_s_place(tmp_pat
     assert flushed == [(len("the new one"), "old")]
 
 
+def test_of_two_processes_that_write_a_file_at_once_the_last_one_s_is_there(tmp_path, monkeypatch):
+    path, wait = tmp_path / "result.json", os.fsync
+
+    def another(descriptor):
+        monkeypatch.setattr(files.os, "fsync", wait)
+        monkeypatch.setattr(files.os, "getpid", lambda: -1)
+        files.write_text(path, "another's")
+
+    monkeypatch.setattr(files.os, "fsync", another)
+    files.write_text(path, "ours")
+    assert path.read_text() == "ours"
+    assert list(tmp_path.iterdir()) == [path]
+
+
 @pytest.mark.parametrize("missing", [False, True], ids=["a folder in its place", "no folder for it"])
 def test_a_file_that_cannot_be_written_is_named_itself(missing, tmp_path):
     path = tmp_path / "run" / "result.json"
@@ -310,5 +335,7 @@ def test_damaged_and_missing_safetensors_are_named(tmp_path):
         load_safetensors(path)
     with pytest.raises(FileNotFoundError, match=r"other\.safetensors: .*, beside it model\.safetensors$"):
         load_safetensors(tmp_path / "other.safetensors")
+    (tmp_path / "seed-0").mkdir()
+    path = path.rename(tmp_path / "seed-0" / path.name)
     with pytest.raises(ValueError, match=rf"{tmp_path} is a folder: give a file of weights, as {path}$"):
         load_safetensors(tmp_path)

@@ -2,7 +2,10 @@
 
 import os
 import pickle
+import re
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import commands
 import numpy as np
@@ -14,6 +17,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import train
+from zeromamba.checkpoint import Checkpoint, Record
 from zeromamba.data import load_dataset
 from zeromamba.settings import preset
 
@@ -153,6 +157,25 @@ def test_checkpoint_of_another_data_set(checkpoint, error_of, tiny):
     assert f"is a checkpoint of 'cub' with 7 classes, but {tiny.name!r} has 7, without" in message
 
 
+@pytest.mark.parametrize(
+    ("names", "told"),
+    [
+        (["wings", "fur"], "has 2, without 'legs'"),
+        (["legs", "wings", "fur", "tail"], "has 4, with the unknown 'tail'"),
+        (["legs", "paws"], "has 2, without 'wings', 'fur', with the unknown 'paws'"),
+        (["fur", "legs", "wings"], "has 3, the same in another order"),
+    ],
+)
+def test_checkpoint_of_other_attributes(cub, names, told):
+    data = replace(cub.load(), attribute_names=("legs", "wings", "fur"))
+    record = Record.of(data, settings=preset("cub", "small"), seed=0, epoch=1, gamma=0, chosen_by="")
+    checkpoint = Checkpoint(record, {}, data.Z, Path("model.safetensors"))
+    checkpoint.check_fits(data)
+    told = f"model.safetensors is a checkpoint of 'cub' with 3 attributes, but 'cub' {told}: give the data set it was"
+    with pytest.raises(ValueError, match=f"^{re.escape(told)}"):
+        checkpoint.check_fits(replace(data, attribute_names=tuple(names)))
+
+
 def test_checkpoint_of_a_data_set_whose_numbers_changed(checkpoint, error_of, cub):
     path = checkpoint(lambda state: None)
     cub.att_splits["att"] = cub.att_splits["att"][:, ::-1]
@@ -178,7 +201,8 @@ def test_plain_pickle_that_runs_code(cub, error_of, tmp_path, option):
 
 
 def test_released_checkpoint_without_a_gamma(cub, error_of, tmp_path):
-    """Without one, gamma would be chosen on the test images."""
+    """Without one, gamma would be chosen on the test images; no image is decoded to find that out."""
+    spoil_image(cub)
     cub.write()
     path = tmp_path / "CUB_bestGZSL.pth"
     path.touch()
@@ -208,3 +232,10 @@ def test_weights_that_are_missing_are_found_before_an_image_is_decoded(cub, erro
     message = error_of(*option, "nowhere.pth")
     assert "nowhere.pth: " in message
     assert "res101.mat" in message, "what is missing of the data set is named with it"
+
+
+def test_a_backbone_that_cannot_be_imported_is_found_before_an_image_is_decoded(cub, error_of, monkeypatch):
+    spoil_image(cub)
+    cub.write()
+    monkeypatch.setitem(sys.modules, "timm", None)
+    assert "pip install -e '.[vit]'" in error_of("--backbone", "deit-small")

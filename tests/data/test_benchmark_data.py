@@ -7,7 +7,9 @@ import pytest
 import scipy.sparse
 import torch
 
+from zeromamba.build import load_data_sets
 from zeromamba.data import BENCHMARKS, load_dataset, require_decodable, validation_split
+from zeromamba.settings import Settings
 
 
 def test_reads_a_benchmark(cub):
@@ -69,6 +71,16 @@ def test_a_data_set_that_lacks_anything_is_said_to_be_a_part(cub, count, monkeyp
     for row, told in (whole, False), (replace(whole, **{count: 99}), True):
         monkeypatch.setitem(BENCHMARKS, "cub", row)
         assert cub.load().partial.startswith("not the whole of CUB") == told
+
+
+def test_what_a_user_should_know_of_the_data_is_noted_before_anything_is_trained(cub, capsys):
+    cub.vectors[2] = 0
+    (data,) = load_data_sets([Settings(dataset="cub", data_root=cub.write().root)])
+    printed = capsys.readouterr().out
+    assert data.incomparable
+    assert data.notes
+    for note in (data.incomparable, *data.notes):
+        assert f"note: {note}\n" in printed
 
 
 def test_classes_that_nothing_tells_apart(cub):
