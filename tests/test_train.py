@@ -4,7 +4,6 @@ import json
 import math
 import re
 import shutil
-import sys
 from dataclasses import fields, replace
 from pathlib import Path
 from unittest.mock import Mock
