@@ -142,7 +142,7 @@ def main(argv: list[str] | None = None) -> None:
         command, checkpoint = parse(argv)
         settings = command.settings()
         device = pick_device(settings.device)
-        check_scan(settings, device)
+        check_scan(settings.scan, device)
         if command.eval:
             measured, model, data = load_trained(command.eval, checkpoint, settings)
             if command.out:

@@ -77,7 +77,7 @@ def no_card(stand_in: StandIn | None = None) -> Iterator[StandIn]:
     stand_in, before = stand_in or StandIn(), driver._active
     driver.set_active(stand_in)
     try:
-        with mock.patch.object(op, "_triton_obstacle", return_value=None):
+        with mock.patch.object(op, "triton_obstacle", return_value=None):
             yield stand_in
     finally:
         driver._active = before

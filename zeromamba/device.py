@@ -5,8 +5,8 @@ from typing import Any
 
 import torch
 
-from .kernels.inputs import Inputs
-from .kernels.op import choose
+from .kernels.inputs import Impl, Inputs
+from .kernels.op import choose, triton_obstacle
 from .settings import Settings
 
 
@@ -26,13 +26,21 @@ def pick_device(name: str) -> torch.device:
     return device
 
 
-def check_scan(settings: Settings, device: torch.device) -> None:
-    """Raise ValueError if an implementation of the scan that was asked for by name cannot serve on the device."""
+def check_scan(impl: Impl, device: torch.device) -> None:
+    """Whether the scan can run on a device; prints what a GPU's first step waits for, or lacks.
+
+    Raises:
+        ValueError: if an implementation that was asked for by name cannot serve there.
+    """
     inputs = Inputs(*[torch.empty(1, device=device)] * len(Inputs._fields))
     try:
-        choose(settings.scan, inputs)
+        chosen = choose(impl, inputs)
     except ValueError as error:
-        raise ValueError(f"--scan {settings.scan}: {error}, and --scan auto takes what can") from error
+        raise ValueError(f"--scan {impl}: {error}, and --scan auto takes what can") from error
+    if device.type == "cuda" and chosen == "triton":
+        print("note: a model that scans waits at its first step for Triton to compile the kernels: minutes, once")
+    elif device.type == "cuda" and impl == "auto":
+        print(f"note: the scan runs without its Triton kernels: {triton_obstacle(inputs)}")
 
 
 def autocast(settings: Settings, device: torch.device) -> AbstractContextManager[Any]:

@@ -12,7 +12,7 @@ import torch
 import tyro
 
 from ..build import load_data_sets
-from ..device import pick_device
+from ..device import check_scan, pick_device
 from ..entry import errors_in_one_line, expand_home
 from ..figures import require_packages
 from ..messages import repeated
@@ -104,6 +104,7 @@ def main(argv: list[str] | None = None) -> None:
         if experiment.chart:
             require_packages()
         device = pick_device(command.device)
+        check_scan("auto", device)
         cells = plan_all(command, experiment, out)
         make_output_folder(folder, "table.md", "table.csv")
         open_all(cells, device)

@@ -129,7 +129,7 @@ def choose(impl: str, inputs: Inputs) -> str:
     """
     if impl not in IMPLS:
         raise ValueError(f"impl: expected one of {IMPLS}, got {impl!r}")
-    obstacle = _triton_obstacle(inputs)
+    obstacle = triton_obstacle(inputs)
     if impl == "auto":  # never the interpreter, which is for tests
         return "torch" if obstacle or inputs.x.device.type != "cuda" else "triton"
     if impl == "triton" and obstacle:
@@ -137,7 +137,7 @@ def choose(impl: str, inputs: Inputs) -> str:
     return impl
 
 
-def _triton_obstacle(inputs: Inputs) -> str | None:
+def triton_obstacle(inputs: Inputs) -> str | None:
     """Why the kernels cannot run on these tensors."""
     device = inputs.x.device
     interpreted = os.environ.get("TRITON_INTERPRET") == "1"
