@@ -108,6 +108,7 @@ def test_a_crash_of_a_process_that_reads_images_keeps_its_traceback():
         (MemoryError("no room"), "error: no room\ntake less; goes on"),
         (MemoryError(), "error: out of memory\ntake less; goes on"),
         (torch.OutOfMemoryError("too large"), "error: too large\ntake less; goes on"),
+        (RuntimeError("DefaultCPUAllocator: no room"), "error: DefaultCPUAllocator: no room\ntake less; goes on"),
         (ImportError("timm is missing"), "error: timm is missing; goes on"),
         (FloatingPointError("the loss is nan"), "error: the loss is nan"),  # and would be again
         (KeyboardInterrupt(), "interrupted: goes on"),

@@ -177,11 +177,19 @@ def test_a_state_that_there_is_no_memory_for_is_not_called_broken(finished, tmp_
     out = shutil.copytree(finished[0], tmp_path / "run")
     (out / "seed-0" / "result.json").unlink()
     (out / "seed-0" / "search" / "state.pt").touch()
-    for error in (MemoryError("too little"), torch.OutOfMemoryError("too little"), PermissionError(13, "not yours")):
+    for error in (
+        MemoryError("too little"),
+        torch.OutOfMemoryError("too little"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: too little"),
+        PermissionError(13, "not yours"),
+    ):
         monkeypatch.setattr(torch, "load", Mock(side_effect=error))
         message = error_of(train.main, "--resume", out)
         assert "too little" in message or "not yours" in message
         assert "remove" not in message
+    monkeypatch.setattr(torch, "load", Mock(side_effect=torch.AcceleratorError("CUDA error")))
+    with pytest.raises(torch.AcceleratorError):
+        main("--resume", out)
 
 
 @pytest.mark.parametrize(

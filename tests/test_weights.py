@@ -4,6 +4,7 @@ import errno
 import os
 import pickle
 from dataclasses import replace
+from unittest.mock import Mock
 
 import pytest
 import released
@@ -155,6 +156,14 @@ def test_missing_damaged_and_empty_files_are_named(tmp_path, checkpoint):
     for name, problem in (not_whole | {"list": "got list"}).items():
         with pytest.raises(ValueError, match=rf"{name}\.pth: .*{problem}"):
             RELEASED.load(tmp_path / f"{name}.pth")
+
+
+def test_weights_that_there_is_no_memory_for_are_not_called_broken(tmp_path, monkeypatch):
+    (tmp_path / "whole.pth").touch()
+    for error in (MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")):
+        monkeypatch.setattr(torch, "load", Mock(side_effect=error))
+        with pytest.raises(type(error)):
+            RELEASED.load(tmp_path / "whole.pth")
 
 
 @pytest.mark.parametrize("variant", ["released", "paper"])

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import torch
+from .memory import lacks_memory
 
 
 def expand_home(argv: list[str] | None) -> list[str]:
@@ -43,8 +43,6 @@ def errors_in_one_line(
         sys.stdout.flush()  # which Python would do too late
     except KeyboardInterrupt:
         sys.exit(f"interrupted: {goes_on}" if goes_on else "interrupted")
-    except (torch.OutOfMemoryError, MemoryError) as error:
-        sys.exit(f"error: {str(error) or 'out of memory'}\n{memory}{after}")
     except BrokenPipeError:  # nothing reads on, as behind `| head`, and what is still to be printed goes nowhere
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(goes_on or 1)
@@ -53,10 +51,10 @@ def errors_in_one_line(
     # OSError: a file is missing or broken, or the disk full; ImportError: an extra
     except (ValueError, OSError, ImportError) as error:
         sys.exit(f"error: {_told(error)}{after}")
-    except RuntimeError as error:
+    except (RuntimeError, MemoryError) as error:
         text = _told(error)
-        if "DefaultCPUAllocator" in text:  # PyTorch's word for too little of the machine's memory
-            sys.exit(f"error: {text}\n{memory}{after}")
+        if lacks_memory(error):
+            sys.exit(f"error: {text or 'out of memory'}\n{memory}{after}")
         ended = str(error.__cause__ or text).strip()  # why a process that read images is no more
         if re.search(r"shared memory\(shm\)|killed by signal: (Killed|Bus error)", ended):
             fewer = "Fewer processes that read images (--workers) need less memory, and less of Docker's --shm-size"

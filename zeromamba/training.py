@@ -20,6 +20,7 @@ from .device import autocast
 from .files import write_bytes
 from .losses import objective
 from .measuring import Split, loader, progress
+from .memory import lacks_memory
 from .model import ZeroShotModel
 from .settings import Settings
 
@@ -151,9 +152,9 @@ class Fit:
             self.scheduler.load_state_dict(state["scheduler"])
             self.optimizer.load_state_dict(state["optimizer"])  # last: it holds the rates that the scheduler set
             self.history = state["history"]
-        except (OSError, MemoryError, torch.OutOfMemoryError):  # of which the file is not the cause
-            raise
         except Exception as error:  # whatever half a file, or one of another version, makes an unpickler do
+            if lacks_memory(error) or isinstance(error, (OSError, torch.AcceleratorError)):  # not the file's fault
+                raise
             cause = (str(error) or repr(error)).partition("\n")[0]
             advice = "remove it, and the fit starts anew"
             raise ValueError(f"{self.state_file}: cannot be read ({cause}): {advice}") from error

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from .files import write_bytes
+from .memory import lacks_memory
 from .messages import listing
 
 State = dict[str, Tensor]
@@ -134,6 +135,8 @@ def read_torch(path: Path) -> dict[str, Any]:
         try:
             content = torch.load(file, map_location="cpu", weights_only=True)
         except Exception as error:  # whatever a file of something else makes an unpickler do
+            if lacks_memory(error):
+                raise
             if culprit := re.search(r"GLOBAL (\S+)", str(error)):
                 raise ValueError(
                     f"{path}: refused, reading it could run code ({culprit[1]}). Only tensors in plain dictionaries "
