@@ -146,9 +146,9 @@ def load_checkpoint(path: Path) -> Checkpoint:
         lists: dict[str, Any] = {k: tuple(v) for k, v in values.items() if isinstance(v, list)}
         record = Record(**{**values, **lists, "settings": settings})
     except (KeyError, TypeError, json.JSONDecodeError) as error:
+        cause = f"its metadata or tensors lack {error}" if isinstance(error, KeyError) else error
         raise ValueError(
-            f"{path}: no zeromamba checkpoint (what is wrong with its metadata or tensors: {error}): "
-            "expected a model.safetensors written by train.py"
+            f"{path}: no zeromamba checkpoint ({cause}): expected a model.safetensors written by train.py"
         ) from error
     require_kinds(vars(record), get_type_hints(Record), lambda name: f"{path}: {name} in its metadata")
     c, a = len(record.class_names), len(record.attribute_names)
