@@ -27,7 +27,7 @@ def pick_device(name: str) -> torch.device:
 
 
 def check_scan(impl: Impl, device: torch.device) -> None:
-    """Whether the scan can run on a device; prints what a GPU's first step waits for, or lacks.
+    """Check that the scan can run on a device, and print what a GPU's first step waits for, or lacks.
 
     Raises:
         ValueError: if an implementation that was asked for by name cannot serve there.
