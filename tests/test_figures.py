@@ -513,7 +513,7 @@ def test_a_class_is_found_however_its_name_is_written(checkpoint, run):
 @pytest.mark.parametrize("seed", [-1, 2**32])
 @pytest.mark.parametrize("figure", [TSNE, ERF])
 def test_a_seed_that_no_figure_can_draw_with_is_named_before_anything_is_computed(figure, seed):
-    with pytest.raises(ValueError, match=rf"^--seed is {seed}: expected a number from 0 to 4294967295$"):
+    with pytest.raises(ValueError, match=rf"^--seed is {seed}: expected 0 to 4294967295$"):
         figure(Path("model.safetensors"), seed=seed)
 
 

@@ -603,6 +603,7 @@ def test_settings_that_came_later_have_their_defaults():
         ("epochs", 0, "expected at least 1"),
         ("lr", "1e-3", "str is neither float or int"),
         ("lr", math.nan, "expected a finite number"),
+        ("seeds", [0, 2**32], "expected 0 to 4294967295"),
         ("gamma", "none", "str did not match any element in the union: float: is neither float or int NoneType: .*"),
         ("check_images", "false", "str is not an instance of bool"),
         ("freeze_backbone", 0, "int is not an instance of bool"),

@@ -40,5 +40,9 @@ def require_at_least_one(settings: object, *names: str) -> None:
 
 
 def require_seeds(settings: object, *names: str) -> None:
-    """Raise ValueError unless settings of these names are seeds that NumPy takes, and so does PyTorch."""
-    require(settings, names, lambda value: 0 <= value < 2**32, f"a number from 0 to {2**32 - 1}")
+    """Raise ValueError unless settings of these names, a number or several each, are seeds for NumPy and PyTorch."""
+
+    def holds(value: int | tuple[int, ...]) -> bool:
+        return all(0 <= seed < 2**32 for seed in (value if isinstance(value, tuple) else (value,)))
+
+    require(settings, names, holds, f"0 to {2**32 - 1}")

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, Literal, get_type_hints
 
 from .backbones import REGISTRY, BackboneName
-from .checks import require, require_at_least_one, require_kinds
+from .checks import require, require_at_least_one, require_kinds, require_seeds
 from .kernels import Discretization, Impl
 from .machine import CORES
 from .messages import option
@@ -120,13 +120,11 @@ class Settings:
         ):
             require(self, names, holds, expected)
         require_at_least_one(self, "epochs", "batch_size", "image_size")
+        require_seeds(self, "seeds", "data_seed")
         if self.freeze_backbone and self.weights is None:
             raise ValueError("--freeze-backbone needs --weights: a backbone from scratch would stay as it was drawn")
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"--seeds {self.seeds}: expected one or more different numbers")
-        for name, seeds in (("seeds", self.seeds), ("data_seed", (self.data_seed,))):
-            if not all(0 <= seed < 2**32 for seed in seeds):
-                raise ValueError(f"{option(name)} {' '.join(map(str, seeds))}: expected numbers from 0 to {2**32 - 1}")
 
     @property
     def rules(self) -> Rules:
