@@ -38,12 +38,12 @@ class CommandLine(Settings):
     """ZeroMamba: zero-shot learning on a Vision-Mamba backbone."""
 
     out: Path | None = None
-    """run folder, by default runs/DATASET/DATE_TIME; with --eval, if given, where evaluation.json, its table and class
-    scores go"""
+    """run folder, by default runs/DATASET/DATE_TIME;
+    with --eval: where to save evaluation.json, its table and the class scores, by default nowhere"""
     resume: Path | None = None
-    """run folder of an interrupted run, which goes on with its own settings"""
+    """folder of an interrupted run to continue, with its own settings"""
     eval: Path | None = None
-    """checkpoint (.safetensors of ours, .pth of the released code) to evaluate instead of training"""
+    """checkpoint to evaluate instead of training: .safetensors of a run, or .pth of the released code"""
 
     def settings(self) -> Settings:
         return Settings(**{f.name: getattr(self, f.name) for f in fields(Settings)})

@@ -1,6 +1,7 @@
-"""Time the scan on this machine's GPU beside every peer that can be imported; without a GPU, show what a CPU can.
+"""Time the scan on this machine's GPU beside every other implementation that can be imported.
 
-Every result is checked before its time counts: `python benchmarks/scan.py --help`.
+Without a GPU: count the instructions of the compiled kernels, and time the host code and the CPU paths. Every result is
+checked before it is timed.
 """
 
 import argparse
@@ -58,23 +59,23 @@ def parse() -> Options:
     """The command line, by what every Python has: machines with a GPU may lack tyro."""
     default, parser = Options(), argparse.ArgumentParser(description=__doc__)
     add = parser.add_argument
-    add("--model", action="store_true", help="whole networks instead: VMamba and ZeroMamba; needs a GPU")
-    add("--json", type=Path, help="write all figures here")
-    add("--plot", type=Path, help="draw the scan's here (.png, .pdf, .svg); needs the extra `figures`")
+    add("--model", action="store_true", help="time whole networks instead (VMamba, ZeroMamba); needs a GPU")
+    add("--json", type=Path, help="file to write all measurements to")
+    add("--plot", type=Path, help="file to plot the scan's times to (.png, .pdf, .svg); needs the extra `figures`")
     add("--dtypes", nargs="+", default=default.dtypes, choices=["bfloat16", "float16", "float32"],
-        help="dtypes of the maps on a GPU; goals are held against bfloat16")  # fmt: skip
+        help="dtypes of the maps on a GPU; the goals refer to bfloat16")  # fmt: skip
     add("--repeats", type=int, default=default.repeats,
-        help="timed runs at most, of which the median is reported; slow ones are repeated less")  # fmt: skip
+        help="largest number of timed runs (the median is reported); slow cases are repeated less")  # fmt: skip
     add("--limit-s", type=float,
-        help="stop measuring after so many seconds: what is measured by then is reported")  # fmt: skip
+        help="stop after this many seconds and report what is measured by then")  # fmt: skip
     add("--no-compile", dest="compile", action="store_false",
-        help="do not compile the kernels ahead of time, for their instructions and, without a GPU, the host's time"
+        help="do not compile the kernels first: leaves out their instructions and, without a GPU, the host's time"
     )  # fmt: skip
     add("--counted", type=Path,
-        help="take their instructions from this output of ahead_of_time.py --json instead, made for this card"
+        help="read the instructions from this output of ahead_of_time.py --json for this GPU, instead of compiling"
     )  # fmt: skip
-    add("--cpu-sides", type=int, nargs="+", default=default.cpu_sides, help="without a GPU: sides of the map, tokens")
-    add("--cpu-channels", type=int, default=default.cpu_channels, help="without a GPU: channels d")
+    add("--cpu-sides", type=int, nargs="+", default=default.cpu_sides, help="without a GPU: sides of the map in tokens")
+    add("--cpu-channels", type=int, default=default.cpu_channels, help="without a GPU: number of channels d")
     return Options(**vars(parser.parse_args()))
 
 

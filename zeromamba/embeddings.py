@@ -161,18 +161,18 @@ def _format(path: Path) -> tuple[bool, bool]:
 
 @dataclass(frozen=True)
 class CommandLine:
-    """Make the word vectors of a data set's attributes (ImageNet: of its classes) from word2vec or GloVe."""
+    """Make the word vectors of a data set's attributes (for ImageNet, of its classes) from word2vec or GloVe."""
 
     dataset: tyro.conf.Positional[str]
     """cub, sun, awa2, imagenet, or a folder of your own with attributes.csv"""
     vectors: Path
-    """word2vec's binary or text file, or GloVe's text file; .gz or not"""
+    """word2vec's binary or text file, or GloVe's text file; may be compressed (.gz)"""
     data_root: Path = Path("data")
-    """where cub, sun, awa2 and imagenet are"""
+    """folder that holds the files of cub, sun, awa2 and imagenet"""
     out: Path | None = None
-    """file to write, .pkl, .npy or .csv; by default the one that train.py reads"""
+    """file to write (.pkl, .npy or .csv); by default the one that train.py reads"""
     overwrite: bool = False
-    """replace the file that is there, such as the shared one that zeromamba.data.get fetched"""
+    """replace an existing file, such as the one that zeromamba.data.get fetched"""
 
 
 def names_of(command: CommandLine) -> tuple[tuple[str, ...], Path]:

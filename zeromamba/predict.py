@@ -99,22 +99,23 @@ def _ranked(names: tuple[str, ...], values: NDArray, by: NDArray) -> tuple[tuple
 
 @dataclass(frozen=True)
 class CommandLine:
-    """Name what is in pictures, by attributes."""
+    """Name what pictures show, by attributes."""
 
     checkpoint: tyro.conf.Positional[Path]
-    """model.safetensors of a run"""
+    """model.safetensors in the seed's folder of a run"""
     pictures: tyro.conf.Positional[tuple[Path, ...]]
     """image files, or folders of them"""
     classes: Path | None = None
-    """CSV of classes to choose among (a name, then the checkpoint's attributes); by default the checkpoint's"""
+    """CSV file of classes to choose among, like attributes.csv with the checkpoint's attributes;
+    None: the checkpoint's classes"""
     gamma: float | None = None
-    """taken off the probability of classes that were trained on, eq. (14); None: the checkpoint's, 0: nothing"""
+    """subtracted from the probability of classes that were trained on, eq. (14); None: the checkpoint's gamma"""
     top: int = 3
     """how many classes and attributes to print"""
     json: Path | None = None
-    """file to write: gamma, seen (the classes trained on) and pictures (all classes and attributes of each)"""
+    """JSON file to write: gamma, seen (the classes trained on) and pictures (all classes and attributes of each)"""
     device: str = "auto"
-    """cpu, cuda, ..."""
+    """cpu, cuda, ...; auto uses a CUDA device if there is one"""
 
     def __post_init__(self) -> None:
         require_at_least_one(self, "top")

@@ -49,63 +49,65 @@ class Settings:
     data_root: Path = Path("data")
     """folder that holds CUB/, SUN/, AWA2/, ImageNet/, xlsa17/ and w2v/"""
     preset: PresetName = "paper"
-    """paper: settings not given are the paper's for the data set and, where it states none, the released code's; small:
-    they suit a small machine; the demo has settings of its own under either"""
+    """paper: default settings are the paper's for the data set or, where it states none, the released code's;
+    small: default settings are for a small machine; the demo has its own with either"""
     protocol: ProtocolName = "validation"
-    """validation: epoch and gamma chosen on held-out validation classes; paper: as in the released code, gamma fixed
-    and the best epoch on test images"""
+    """validation: choose epoch and gamma on held-out validation classes;
+    paper: as the released code, fix gamma and choose the epoch on test images"""
     seeds: tuple[int, ...] = (0,)
-    """one run each; the table gives mean and deviation"""
+    """one training run for each seed; the table gives mean and standard deviation"""
     data_seed: int = 0
-    """draws ImageNet's split, the test images of your own folder, and validation classes where none are published"""
+    """seed of ImageNet's split, of a folder's test images, and of validation classes if none are published"""
 
     variant: VariantName = "released"
-    """released: dot-product scores, ImageNet classifier kept; paper: cosine scores, straight from the pooled feature"""
+    """released: dot-product scores, ImageNet classifier kept, as in the released code;
+    paper: cosine scores, a linear layer on the pooled feature, as in the paper's text"""
     backbone: BackboneName = "small"
-    """the visual encoder; nano to base are VMamba's sizes; DeiT and ViT need the extra vit"""
+    """the visual encoder; nano to base are sizes of VMamba; DeiT and ViT need pip install -e '.[vit]'"""
     weights: Literal["released"] | Path | None = "released"
-    """ImageNet weights that the backbone starts from: a released file, or "released" to look for it in checkpoints/
-    under its own name; None trains from scratch"""
+    """ImageNet weights that the backbone starts from: the path of a released file, or
+    released: look for it in checkpoints/ under its own name; None: train from scratch"""
     freeze_backbone: bool = False
-    """train what is built on the backbone alone: less memory and time; the backbone keeps its weights"""
+    """keep the backbone's weights and train only what is built on it: less memory and time"""
     components: Components = "full"
-    """full: ZeroMamba; without-slp, without-grl, baseline: the compositions of the paper's Table 5"""
+    """full: ZeroMamba; without-slp, without-grl, baseline: the ablations of the paper's Table 5"""
     discretization: Discretization = "euler"
-    """euler: Bbar = dt*B, as in pretrained VMamba; zoh: exact zero-order hold, (2)"""
+    """euler: Bbar = dt*B, as in pretrained VMamba; zoh: exact zero-order hold, eq. (2)"""
     drop_path: float | None = None
-    """rate of stochastic depth; None takes the backbone's published one"""
+    """rate of stochastic depth; None: the published rate of the backbone"""
     grad_checkpoint: bool = False
-    """recompute each block in the backward: less memory, more time"""
+    """recompute each block in the backward pass: less memory, more time"""
     logit_scale: float = 1.0
-    """factor on the class scores of (12); the paper prints none"""
+    """factor on the class scores of eq. (12); the paper prints none"""
 
     image_size: int = 448
-    """images are resized to this square, pixels"""
+    """images are resized to a square with this side, in pixels"""
     epochs: int = 100
     """passes over the training images"""
     batch_size: int = 16
-    """images a step"""
+    """images per step"""
     optimizer: Literal["sgd", "adamw"] = "sgd"
-    """sgd has momentum 0.9"""
+    """sgd (with momentum 0.9) or adamw"""
     lr: float = 1e-3
     """learning rate of backbone, SLP and GRL"""
     lr_mlp: float = 1e-4
-    """learning rate of the MLP in (7)"""
+    """learning rate of the MLP in eq. (7)"""
     weight_decay: float = 1e-3
     """L2 penalty (sgd) or decoupled decay (adamw)"""
     schedule: Literal["step", "cosine"] = "step"
     """step: halved after epochs 10, 20, 30, 40; cosine: to zero at the last epoch, after one epoch of warm-up"""
     lambda_sc: float = 1.0
-    """weight of the semantic constraint in (13)"""
+    """weight of the semantic constraint in eq. (13)"""
     gamma: float | None = None
-    """calibration in (14); None: chosen on validation classes, or the published value under --protocol paper"""
+    """subtracted from the probability of seen classes, eq. (14);
+    None: chosen on validation classes, or the published value with --protocol paper"""
 
     device: str = "auto"
-    """cpu, cuda, cuda:1, ...; auto takes a CUDA device where there is one"""
+    """cpu, cuda, cuda:1, ...; auto uses a CUDA device if there is one"""
     precision: Literal["float32", "bf16"] = "float32"
-    """bf16: autocast of the forward; parameters stay float32"""
+    """bf16: run the forward pass under autocast; parameters stay float32"""
     scan: Impl = "auto"
-    """implementation of the selective scan; only auto chooses"""
+    """implementation of the selective scan; auto: triton on an NVIDIA GPU, torch elsewhere"""
     workers: int = min(8, CORES)
     """processes that read images; by default as many as the cores that this process may use, at most 8"""
     check_images: bool = True

@@ -14,16 +14,16 @@ from .word_vectors import read_pickled_array, word_vectors
 
 @dataclass(frozen=True)
 class CommandLine:
-    """Say, file by file, what of a data set is there and what is missing, where that comes from, and its size."""
+    """List which files of a data set are there and which are missing, with their sources and sizes."""
 
     dataset: tyro.conf.Positional[Name]
-    """data set; vmamba: the pretrained backbones of all sizes"""
+    """data set, or vmamba: the pretrained VMamba backbones of all sizes"""
     data_root: Path = Path("data")
     """folder that holds CUB/, SUN/, AWA2/, ImageNet/, xlsa17/ and w2v/"""
     checkpoints: Path = Path("checkpoints")
     """folder that holds pretrained weights"""
     download: bool = False
-    """fetch what is missing and has a public address; an interrupted download resumes"""
+    """fetch missing files that have a public address; resumes an interrupted download"""
 
 
 def place(source: Source, part: Part, command: CommandLine) -> Path:

@@ -26,35 +26,36 @@ from .tables import write_tables
 
 @dataclass(frozen=True)
 class CommandLine:
-    """Run an experiment of the paper; started again, it goes on with what is not finished."""
+    """Run an experiment of the paper. Run the same command again to finish what was interrupted."""
 
     name: tyro.conf.Positional[ExperimentName]
-    """table or figure of the paper"""
+    """table or figure of the paper to reproduce"""
     datasets: tuple[str, ...] = ()
-    """cub, sun, awa2, imagenet, demo, or folders of your own; by default the paper's, or the demo if reduced"""
+    """cub, sun, awa2, imagenet, demo, or folders of your own; by default the paper's, or the demo with --reduced"""
     seeds: tuple[int, ...] = (0,)
-    """one run of each row for each seed; the table gives mean and deviation"""
+    """one run of each row for each seed; the table gives mean and standard deviation"""
     reduced: bool = False
-    """a small network and few epochs, for two CPU cores; the table says so"""
+    """use a small network and few epochs, for two CPU cores; the table says so"""
     out: Path | None = None
-    """folder of all experiments, which share their runs; by default runs/experiments, or runs/reduced"""
+    """folder of all experiments, which share their runs; by default runs/experiments, or runs/reduced with --reduced"""
     protocol: ProtocolName = Settings.protocol
-    """validation: epoch and gamma chosen on held-out validation classes; paper: as in the released code, gamma fixed
-    and the best epoch on test images"""
+    """validation: choose epoch and gamma on held-out validation classes;
+    paper: as the released code, fix gamma and choose the epoch on test images"""
     variant: VariantName | None = None
-    """released or paper, which differ in the model; by default what the preset of each data set says"""
+    """the model as in the released code or in the paper's text; by default as in the preset of each data set"""
     gamma: float | None = None
-    """calibration in (14) on all data sets; by default chosen on validation classes, or the published value"""
+    """calibration in eq. (14), for all data sets;
+    by default chosen on validation classes, or the published value with --protocol paper"""
     data_root: Path = Settings.data_root
     """folder that holds CUB/, SUN/, AWA2/, ImageNet/, xlsa17/ and w2v/"""
     device: str = Settings.device
-    """cpu, cuda, cuda:1, ...; auto takes a CUDA device where there is one"""
+    """cpu, cuda, cuda:1, ...; auto uses a CUDA device if there is one"""
     precision: Literal["float32", "bf16"] = Settings.precision
-    """bf16: autocast of the forward; parameters stay float32"""
+    """bf16: run the forward pass under autocast; parameters stay float32"""
     grad_checkpoint: bool = Settings.grad_checkpoint
-    """recompute each block in the backward: less memory, more time"""
+    """recompute each block in the backward pass: less memory, more time"""
     workers: int | None = None
-    """processes that read images; by default what the preset of each data set says"""
+    """processes that read images; by default as in the preset of each data set"""
 
     def common(self) -> dict[str, Any]:
         """The settings that all runs share, except the data set; those that are None stay the preset's."""

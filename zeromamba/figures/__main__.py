@@ -24,7 +24,7 @@ def main(argv: list[str] | None = None) -> None:
             figures,
             args=expand_home(argv),
             prog="python -m zeromamba.figures",
-            description="Draw figures after the paper's, of a run of your own.",
+            description="Draw figures like the paper's from a checkpoint.",
         )
         run = load_run(command)
         prepare(command.file)

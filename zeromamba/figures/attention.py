@@ -118,14 +118,14 @@ def _title(text: str) -> str:
 
 @dataclass(frozen=True)
 class Attention(ClassCommand):
-    """After Figures 3 and 9: attention maps of the top attributes of test images, of unseen classes unless named."""
+    """Like Figures 3 and 9: attention maps of the top attributes, on test images (of unseen classes by default)."""
 
     count: int = 4
-    """how many unseen classes to draw at random where --classes names none"""
+    """without --classes: how many unseen classes to draw at random"""
     per_class: int = 1
-    """images of each class, at most"""
+    """largest number of images of each class"""
     attributes: int = 5
-    """attributes of each image, at most: those with the largest weights in the prototype of its class"""
+    """largest number of attributes of each image: those with the largest values in the prototype of its class"""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -80,19 +80,20 @@ def draw(contributions: Sequence[tuple[str, Floats]], caption: str) -> Figure:
 
 @dataclass(frozen=True)
 class ERF(Command):
-    """Figures 5 and 11: effective receptive fields before and after training, and of other runs' backbones."""
+    """Like Figures 5 and 11: effective receptive fields before and after training, and of other runs' backbones."""
 
     beside: tuple[Path, ...] = ()
-    """checkpoints of runs with other backbones on the same data set, to compare with on the same images"""
+    """checkpoints of other runs on the same data set, to compare on the same images"""
     images: int = 50
     """training images to average over, drawn at random"""
     image_size: int | None = None
-    """side of the images, pixels; by default the run's. The paper draws at 1024"""
+    """side of the images in pixels; by default the run's (the paper's figure has 1024)"""
     before: Literal["start", "random"] = "start"
-    """what training is compared with: start, the weights that the run began with (pretrained, where its settings
-    name a file); random, the same network untrained"""
+    """what to compare training with.
+    start: the initial weights of the run (pretrained, if its settings name a file);
+    random: the same network with random weights"""
     seed: int = 0
-    """draws the images"""
+    """seed that draws the images"""
 
     def __post_init__(self) -> None:
         require_at_least_one(self, "images")

@@ -47,7 +47,7 @@ def draw(curve: Curve, chosen: GZSL, caption: str) -> Figure:
 
 @dataclass(frozen=True)
 class Gamma(Command):
-    """Figure 7: U, S and H over gamma on the test images; it chooses nothing."""
+    """Like Figure 7: U, S and H over gamma on the test images; the figure chooses nothing."""
 
     def draw(self, run: Run) -> Figure:
         """The figure; prints the accuracies at the run's gamma."""

@@ -58,11 +58,11 @@ class Command:
     dataset: str | None = None
     """demo, cub, sun, awa2, imagenet, or a folder of your own; by default what the checkpoint was trained on"""
     data_root: Path | None = None
-    """folder that holds CUB/, SUN/, AWA2/, ImageNet/, xlsa17/ and w2v/; by default where it was in training"""
+    """folder that holds CUB/, SUN/, AWA2/, ImageNet/, xlsa17/ and w2v/; by default the one used in training"""
     out: Path | None = None
     """.png, .pdf or .svg to write; by default beside the checkpoint"""
     device: str = "auto"
-    """cpu, cuda, ..."""
+    """cpu, cuda, ...; auto uses a CUDA device if there is one"""
 
     @property
     def file(self) -> Path:
@@ -80,13 +80,13 @@ class ClassCommand(Command):
     """Options of the figures that show images of some classes."""
 
     classes: tuple[str, ...] = ()
-    """names of the classes to show; by default some at random"""
+    """names of the classes to show; by default drawn at random"""
     count: int = 10
-    """how many classes to draw at random where --classes names none: so many unseen ones, and so many seen ones"""
+    """without --classes: how many unseen classes to draw at random, and how many seen ones"""
     per_class: int = 100
-    """images of each class, at most"""
+    """largest number of images of each class"""
     seed: int = 0
-    """draws all that is random"""
+    """seed of everything that is random"""
 
     def __post_init__(self) -> None:
         require_at_least_one(self, "count", "per_class")

@@ -85,7 +85,7 @@ def draw(rows: dict[str, ImageFeatures], class_names: tuple[str, ...], seed: int
 
 @dataclass(frozen=True)
 class TSNE(ClassCommand):
-    """After Figures 4 and 10: t-SNE of the visual and semantic features of test images, unseen and seen classes."""
+    """Like Figures 4 and 10: t-SNE of visual and semantic features of test images, of unseen and of seen classes."""
 
     def draw(self, run: Run) -> Figure:
         """The figure."""
