@@ -69,10 +69,10 @@ def parse(argv: list[str] | None) -> tuple[CommandLine, Checkpoint | None]:
         base = preset(known.dataset, "small" if known.preset == "small" else "paper")
     command = tyro.cli(CommandLine, args=argv, default=CommandLine(**vars(base)))
     if checkpoint and (change := first_change(base, command.settings(), MEASURED_WITH)):
-        raise ValueError(f"{command.eval} was trained with {change}, which --eval does not change: leave it out")
+        raise ValueError(f"{command.eval} was trained with {change}; --eval cannot change this setting: leave it out")
     if command.resume and (command.eval or command.out):
         raise ValueError(
-            f"--resume {command.resume} goes on in that folder: give no --{'eval' if command.eval else 'out'}"
+            f"--resume {command.resume} continues in that folder: leave out --{'eval' if command.eval else 'out'}"
         )
     return command, checkpoint
 
@@ -80,7 +80,7 @@ def parse(argv: list[str] | None) -> tuple[CommandLine, Checkpoint | None]:
 def prepare_training(command: CommandLine, settings: Settings, device: torch.device) -> tuple[Settings, ZSLData, Path]:
     """The run's settings, its data, and its folder, after a check of all that training needs."""
     settings.fixed_gamma()  # that there is one where the protocol fixes it
-    scratch = "; from scratch: --weights None, or --preset small for a small machine"
+    scratch = "; to train from scratch, give --weights None, or --preset small on a small machine"
     (data,) = load_data_sets([settings], [text + scratch for text in missing_weights(settings)])
     build_model(settings, data.V)  # a wrong weights file is found now, not after the first seed
     folder = command.resume or command.out or new_folder(data)
@@ -150,9 +150,9 @@ def main(argv: list[str] | None = None) -> None:
             goes_on, run = "", partial(evaluate, measured, model, settings, data, device, command.out)
         else:
             settings, data, folder = prepare_training(command, settings, device)
-            goes_on = f"python train.py --resume {shlex.quote(str(folder))} goes on"
+            goes_on = f"python train.py --resume {shlex.quote(str(folder))} continues"
             run = partial(train, settings, data, folder, device)
-    with errors_in_one_line(goes_on, memory="A smaller --batch-size needs less memory, and so does --grad-checkpoint"):
+    with errors_in_one_line(goes_on, memory="A smaller --batch-size or --grad-checkpoint needs less memory"):
         run()
 
 

@@ -137,7 +137,7 @@ def _processor() -> str:
 
 def without_gpu(options: Options) -> dict[str, Any]:
     """The compile-time table of stage 1, the host's part of a call, and the CPU paths."""
-    print("No CUDA device here: no GPU figure is measured. What a compiler and a CPU can show:\n")
+    print("No CUDA device here: nothing is measured on a GPU. What a compiler and a CPU can show:\n")
     compiled = compile_time(options, stages=(1,), sms=(max(COUNTED_SM),))
     host = host_times() if options.compile else []
     if host:

@@ -48,7 +48,7 @@ def measured(monkeypatch, contenders, sizes, *dtypes):
 def test_without_a_gpu_the_cpu_paths_are_timed_and_written(without_gpu, tmp_path, capsys):
     main(Options(json=tmp_path / "new/cpu.json", compile=False, cpu_sides=(3, 4), cpu_channels=8, repeats=2))
     printed = capsys.readouterr().out
-    assert "No CUDA device here: no GPU figure is measured" in printed
+    assert "No CUDA device here: nothing is measured on a GPU" in printed
     assert torch.backends.cudnn.allow_tf32 is torch.backends.cuda.matmul.allow_tf32 is False, "float32 is float32"
     assert printed.count("not measured") >= 10  # every goal
     result = json.loads((tmp_path / "new/cpu.json").read_text())
@@ -147,7 +147,7 @@ def test_contenders_agree_where_they_can_run_and_are_named_where_not(monkeypatch
     assert [(row.contender, row.cut) for row in rows] == [(c.name, c.cut) for c in CONTENDERS]
     for row in rows:
         if row.contender == "triton" and torch.cuda.is_available():
-            assert "failed: ValueError: impl='triton' cannot serve" in row.note  # tensors of a CPU, not interpreted
+            assert "failed: ValueError: impl='triton' cannot be used" in row.note  # tensors of a CPU, not interpreted
         elif row.contender in ("torch", "triton"):
             assert row.figures.forward_ms > 0
             assert 0 < row.difference < 0.05

@@ -151,9 +151,9 @@ def test_a_setting_that_diverges_takes_no_other_run_with_it(tiny, tmp_path, monk
 
 def test_what_ends_an_experiment_is_told_in_one_line_that_says_how_to_go_on(tiny, tmp_path, monkeypatch):
     for error, told in (
-        (KeyboardInterrupt(), "interrupted: started again, it goes on"),
-        (OSError("disk full"), "error: disk full; started again, it goes on"),
-        (torch.OutOfMemoryError("too large"), "--grad-checkpoint needs less memory; started again, it goes on"),
+        (KeyboardInterrupt(), "interrupted: the same command continues"),
+        (OSError("disk full"), "error: disk full; the same command continues"),
+        (torch.OutOfMemoryError("too large"), "--grad-checkpoint needs less memory; the same command continues"),
     ):
         monkeypatch.setattr(run_module.SeedRun, "result", Mock(side_effect=error))
         with pytest.raises(SystemExit, match=told):
@@ -217,7 +217,7 @@ def test_a_data_set_named_twice_has_its_rows_once(tiny, tmp_path):
 
 def test_two_data_sets_of_one_name_are_refused(tiny, tmp_path):
     command = CommandLine("table1", datasets=(str(tiny), f"{tiny}/"))
-    with pytest.raises(ValueError, match="two are called alike"):
+    with pytest.raises(ValueError, match="two have the same name"):
         plan_all(command, REDUCED["table1"], tmp_path)
 
 

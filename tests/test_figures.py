@@ -546,7 +546,7 @@ def test_a_backbone_that_cannot_be_imported_ends_in_a_message(checkpoint, monkey
 def test_what_ends_a_figure_is_told_in_one_line(checkpoint, monkeypatch):
     for error, told in (
         (KeyboardInterrupt(), "interrupted"),
-        (torch.OutOfMemoryError("too large"), "error: too large\n--device cpu takes the machine's own memory"),
+        (torch.OutOfMemoryError("too large"), "error: too large\n--device cpu uses the machine's main memory"),
     ):
         monkeypatch.setattr(run_module, "load_run", Mock(side_effect=error))
         assert error_of(main, "gamma", checkpoint) == told

@@ -94,11 +94,11 @@ def changed(made, tmp_path):
 
 def test_a_checkpoint_that_does_not_say_what_it_was_trained_on_is_none(changed):
     path = changed(lambda record, _: record.pop("data"))
-    with pytest.raises(ValueError, match=r"model\.safetensors: no zeromamba checkpoint .*'data'"):
+    with pytest.raises(ValueError, match=r"model\.safetensors: not a zeromamba checkpoint .*'data'"):
         load_checkpoint(path)
     state, metadata = load_safetensors(path)
     save_safetensors(state, path, {"zeromamba": metadata["zeromamba"][:-1]})
-    with pytest.raises(ValueError, match=r"model\.safetensors: no zeromamba checkpoint \(Expecting ',' delimiter"):
+    with pytest.raises(ValueError, match=r"model\.safetensors: not a zeromamba checkpoint \(Expecting ',' delimiter"):
         load_checkpoint(path)
 
 
@@ -112,7 +112,7 @@ def test_a_checkpoint_that_does_not_say_what_it_was_trained_on_is_none(changed):
         ("seen", [0, 7], r".* the classes 0, 7 as seen, expected finite numbers for the 7 class_names"),
         ("class_names", ["class 0"], r"Z of shape \(7, 4\) .*, expected finite numbers for the 1 class_names and 4"),
         ("data", [], r"data in its metadata is \(\): tuple is not a dict"),
-        ("settings", {"later": 1}, r"this version knows no settings \['later'\]"),
+        ("settings", {"later": 1}, r"unknown settings \['later'\]"),
         ("dataset", 5, "dataset in its metadata is 5: int is not an instance of str"),
     ],
 )
@@ -164,7 +164,7 @@ def test_a_picture_that_cannot_be_read_stops_no_other(made, tiny, tmp_path, caps
     lines = printed.out.splitlines()
     assert (
         printed.err.splitlines()[0]
-        == "note: gamma 0.01 is taken off the probability of classes that were trained on, eq. (14)"
+        == "note: gamma 0.01 is subtracted from the probability of classes that were trained on, eq. (14)"
     )
     assert len(lines) == 2
     for line in lines:
@@ -173,7 +173,7 @@ def test_a_picture_that_cannot_be_read_stops_no_other(made, tiny, tmp_path, caps
 
 
 def test_a_file_of_the_released_code_names_no_classes(tiny, tmp_path):
-    with pytest.raises(SystemExit, match="released files name no classes"):
+    with pytest.raises(SystemExit, match="released files do not name their classes"):
         main([str(tmp_path / "CUB_bestGZSL.pth"), str(tiny / "images" / "class 4")])
 
 
@@ -220,13 +220,13 @@ def test_what_was_named_before_an_interruption_is_kept(made, tiny, tmp_path, mon
 
 def test_a_device_that_is_too_small_is_told_in_one_line(made, tiny, monkeypatch):
     monkeypatch.setattr(ImageFiles, "load", Mock(side_effect=torch.OutOfMemoryError("too large")))
-    with pytest.raises(SystemExit, match=r"^error: too large\n--device cpu takes the machine's own memory$"):
+    with pytest.raises(SystemExit, match=r"^error: too large\n--device cpu uses the machine's main memory$"):
         main([str(made[1]), str(tiny / "images" / "class 4"), "--device", "cpu"])
 
 
 def test_a_home_folder_is_found(made, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
-    with pytest.raises(SystemExit, match=f"{tmp_path}/more.csv: no such table"):
+    with pytest.raises(SystemExit, match=f"{tmp_path}/more.csv: no such file of classes"):
         main([str(made[1]), "--classes=~/more.csv"])
 
 
@@ -276,7 +276,7 @@ def test_pictures_are_named_in_the_precision_of_the_settings():
     ("lines", "told"),
     [
         ("class,large,red,green,blue\nnew,1,1,0,0\nold,2,2,0,0", "nothing tells 'new' and 'old' apart"),
-        ("class,large,red,green,blue\nClass_ 1,0,0,1,0\nCLASS 4,1,1,1,0", r"'Class_ 1' \(is it 'class 1'\?\): write a"),
+        ("class,large,red,green,blue\nClass_ 1,0,0,1,0\nCLASS 4,1,1,1,0", r"'Class_ 1' \(is it 'class 1'\?\): spell a"),
         ("class,Large,red,green\nnew,1,1,0", r".*missing: 'blue', 'large'; unknown: 'Large' \(is it 'large'\?\)"),
     ],
 )
@@ -293,7 +293,7 @@ def test_a_table_of_classes_that_does_not_fit(made, tiny, tmp_path, lines, told)
         ((), "no pictures"),
         (("--top", "0"), "--top is 0"),
         (("--gamma", "nan"), "--gamma is nan: expected a finite number"),
-        (("--classes", "nowhere.csv"), "nowhere.csv: no such table"),
+        (("--classes", "nowhere.csv"), "nowhere.csv: no such file of classes"),
         ((__file__, "--json", "x.py"), "--json x.py: expected the name of a file"),
     ],
 )

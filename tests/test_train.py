@@ -131,7 +131,7 @@ def test_a_killed_run_goes_on_to_the_same_bits(step, finished, tiny, tmp_path, c
     for k, events in enumerate(sorted(out.rglob("events*"))):  # TensorBoard reads in the order of their seconds
         events.rename(events.with_name(f"events.out.tfevents.{k}.earlier"))
     main("--resume", out)
-    assert ("search  goes on after epoch 1\n" in capsys.readouterr().out) == (step == 4)
+    assert ("search  continues after epoch 1\n" in capsys.readouterr().out) == (step == 4)
     ours, whole = (load_file(folder / "seed-0" / "model.safetensors") for folder in (out, finished[0]))
     assert ours.keys() == whole.keys()
     different = [name for name in whole if not torch.equal(ours[name], whole[name])]
@@ -168,7 +168,7 @@ def test_broken_files_of_a_run_are_named(finished, tmp_path):
     torch.save({"model": torch.ones(9)}, state)
     for size in (None, -5, 100, 0):  # at first a whole one, of another program
         state.write_bytes(state.read_bytes()[:size])
-        told = rf"{state}: cannot be read \(.+\): remove it, and the fit starts anew"
+        told = rf"{state}: cannot be read \(.+\): remove it to run this fit again"
         assert re.search(told, error_of(train.main, "--resume", out))
 
 
@@ -211,7 +211,7 @@ def test_a_result_that_no_table_can_show_is_named_before_another_seed_is_trained
     result = {**whole, **change} if isinstance(change, dict) else change
     (out / "seed-2" / "result.json").write_text(json.dumps(result))
     message = error_of(train.main, "--resume", out, "--seeds", 0, 1, 2)
-    assert re.search(rf"{out}/seed-2/result\.json: .*\({told}\): remove it, and the seed starts anew", message)
+    assert re.search(rf"{out}/seed-2/result\.json: .*\({told}\): remove it to run this seed again", message)
     assert not (out / "seed-1").exists()
 
 
@@ -314,7 +314,7 @@ def test_errors_before_training_name_what_is_wrong(tiny, tmp_path, finished, mon
     assert "--gamma" in error_of(train.main, "--dataset", tiny, "--protocol", "paper", *out)
     assert "--device" in error_of(train.main, "--dataset", tiny, "--device", "nosuchdevice", *out)
     assert "nowhere.pth" in error_of(train.main, "--dataset", tiny, *TINY, "--weights", tmp_path / "nowhere.pth", *out)
-    from_scratch = "from scratch: --weights None, or --preset small"
+    from_scratch = "to train from scratch, give --weights None, or --preset small"
     assert from_scratch in error_of(train.main, "--dataset", tiny, *out)
     assert from_scratch in error_of(train.main, "--dataset", tiny, "--weights", "none", *out)
     assert "give --weights None" in error_of(train.main, "--dataset", tiny, *TINY, "--weights", "none", *out)
@@ -323,7 +323,7 @@ def test_errors_before_training_name_what_is_wrong(tiny, tmp_path, finished, mon
             "vim-small",
             "checkpoints/vim_s_midclstok_80p5acc.pth: no such weights file; get it from https://huggingface.co/",
         ),
-        ("localvim-small", "no public file is known of backbone 'localvim-small'"),
+        ("localvim-small", "no public weights are known for backbone 'localvim-small'"),
     ):
         choice = ("--backbone", backbone, "--weights", "released")
         assert problem in error_of(train.main, "--dataset", tiny, *TINY, *choice, *out)
@@ -336,8 +336,8 @@ def test_errors_before_training_name_what_is_wrong(tiny, tmp_path, finished, mon
         assert message.endswith("choose a folder you may write with --out")
     monkeypatch.setenv("TRITON_INTERPRET", "0")
     message = error_of(train.main, "--dataset", tiny, *TINY, "--scan", "triton", *out)
-    assert message.startswith("error: --scan triton: impl='triton' cannot serve: the tensors are on cpu")
-    assert message.endswith("--scan auto takes what can")
+    assert message.startswith("error: --scan triton: impl='triton' cannot be used: the tensors are on cpu")
+    assert message.endswith("--scan auto chooses what can be used")
     assert not (tmp_path / "run").exists()
     assert "--image-size" in error_of(train.main, "--dataset", tiny, *TINY, "--image-size", "64", "--out", finished[0])
     monkeypatch.chdir(tmp_path)
@@ -551,10 +551,10 @@ def test_seeds_that_are_added_to_a_run_join_those_it_has(tiny, tmp_path, monkeyp
 
 
 def test_a_run_that_is_resumed_stays_in_its_folder(finished, tmp_path):
-    assert "give no --out" in error_of(train.main, "--resume", finished[0], "--out", tmp_path)
+    assert "leave out --out" in error_of(train.main, "--resume", finished[0], "--out", tmp_path)
     other = error_of(train.main, "--resume", finished[0], "--epochs", "5")
-    assert f"holds a run with --epochs 2, not 5: --resume {finished[0]} without this setting goes on" in other
-    assert "give no --eval" in error_of(
+    assert f"holds a run with --epochs 2, not 5: continue it by --resume {finished[0]} without this setting" in other
+    assert "leave out --eval" in error_of(
         train.main, "--resume", finished[0], "--eval", finished[0] / "seed-0" / "model.safetensors"
     )
 
@@ -591,7 +591,7 @@ def test_settings_that_came_later_have_their_defaults():
     for later in written:
         earlier = {name: value for name, value in written.items() if name != later}
         assert Settings.from_json(earlier, "file").to_json() == written
-    with pytest.raises(ValueError, match=r"file: this version knows no settings \['later'\]"):
+    with pytest.raises(ValueError, match=r"file: unknown settings \['later'\]"):
         Settings.from_json({**written, "later": 1}, "file")
 
 

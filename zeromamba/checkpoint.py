@@ -110,8 +110,8 @@ class Checkpoint:
         now = fingerprints(data)
         if different := differences(record.data, {part: now[part] for part in TRAINED_ON}):
             raise ValueError(
-                f"{self.source} was trained on {record.dataset!r} when it was another: {different} differ from what "
-                f"{data.name!r} is now, and a measurement on it would not be one of this training: restore the data set"
+                f"{self.source} was trained on {record.dataset!r} before it changed: {different} differ from what "
+                f"{data.name!r} is now: restore the data set to measure what was trained"
             )
 
 
@@ -137,7 +137,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
         FileNotFoundError, ValueError: if it is missing or not such a file; the message names the file.
     """
     if path.suffix == RELEASED_SUFFIX:
-        raise ValueError(f"{path}: expected a model.safetensors of train.py; released files name no classes")
+        raise ValueError(f"{path}: expected a model.safetensors of train.py; released files do not name their classes")
     state, metadata = load_safetensors(path)
     try:
         values = json.loads(metadata["zeromamba"])
@@ -148,7 +148,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
     except (KeyError, TypeError, json.JSONDecodeError) as error:
         cause = f"its metadata or tensors lack {error}" if isinstance(error, KeyError) else error
         raise ValueError(
-            f"{path}: no zeromamba checkpoint ({cause}): expected a model.safetensors written by train.py"
+            f"{path}: not a zeromamba checkpoint ({cause}): expected a model.safetensors written by train.py"
         ) from error
     require_kinds(vars(record), get_type_hints(Record), lambda name: f"{path}: {name} in its metadata")
     c, a = len(record.class_names), len(record.attribute_names)
@@ -191,8 +191,8 @@ def adoptable_gamma(path: Path, settings: Settings) -> float:
     gamma = settings.fixed_gamma()
     if gamma is None:
         raise ValueError(
-            f"{path} says neither on what it was trained nor gamma: give --dataset cub, sun or awa2, and --protocol "
-            "paper for the published gamma, or --gamma"
+            f"{path} does not name its data set or gamma: give --dataset cub, sun or awa2, and --protocol paper for "
+            "the published gamma, or --gamma"
         )
     if settings.variant != "released":
         raise ValueError(f"{path} is a checkpoint of the released code: it needs --variant released")

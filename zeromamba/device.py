@@ -36,9 +36,9 @@ def check_scan(impl: Impl, device: torch.device) -> None:
     try:
         chosen = choose(impl, inputs)
     except ValueError as error:
-        raise ValueError(f"--scan {impl}: {error}, and --scan auto takes what can") from error
+        raise ValueError(f"--scan {impl}: {error}, and --scan auto chooses what can be used") from error
     if device.type == "cuda" and chosen == "triton":
-        print("note: a model that scans waits at its first step for Triton to compile the kernels: minutes, once")
+        print("note: the first step of a Mamba backbone waits minutes for Triton to compile the kernels, only once")
     elif device.type == "cuda" and impl == "auto":
         print(f"note: the scan runs without its Triton kernels: {triton_obstacle(inputs)}")
 

@@ -143,8 +143,8 @@ def read_vectors(path: Path) -> WordVectors:
     except (ValueError, EOFError, OSError, IndexError, zlib.error) as error:
         raise ValueError(
             f"{path}: neither a word2vec nor a GloVe file that gensim reads ({error}); expected .bin, .txt, .vec, "
-            "or one of these with .gz, whole and not inside a .zip; of glove.840B, whose words may have blanks, what "
-            "awk 'NF == 301' leaves"
+            "or one of these with .gz, complete and not inside a .zip; filter glove.840B, whose words may have "
+            "spaces, with awk 'NF == 301'"
         ) from error
     return vectors
 
@@ -198,7 +198,7 @@ def names_of(command: CommandLine) -> tuple[tuple[str, ...], Path]:
         return found[1], command.data_root / row.word_vectors
     folder = Path(command.dataset)
     if (other := folder / "word_vectors.npy").exists() and command.out is None:
-        raise ValueError(f"{other} is there already: remove it, or give it as --out, since only one file is read")
+        raise ValueError(f"{other} exists already: remove it, or give it as --out, since only one file is read")
     if not (folder / "attributes.csv").is_file():
         raise FileNotFoundError(
             f"{folder}: expected cub, sun, awa2, imagenet, or a folder with attributes.csv, whose first line names "
@@ -222,7 +222,7 @@ def make(command: CommandLine, names: tuple[str, ...], vectors: WordVectors) -> 
         array = np.stack([class_vector(synonyms[wnid], vectors) for wnid in names])
         lacking = [f"{names[i]} ({', '.join(synonyms[names[i]])})" for i in np.flatnonzero(~array.any(1))]
         if lacking:
-            raise ValueError(f"{command.vectors}: no word of {len(lacking)} classes is in it: {listing(lacking, '; ')}")
+            raise ValueError(f"{command.vectors}: has no word of {len(lacking)} classes: {listing(lacking, '; ')}")
         return array
     recipe, rows = RECIPES.get(command.dataset, OWN), []
     for name in names:
@@ -230,11 +230,11 @@ def make(command: CommandLine, names: tuple[str, ...], vectors: WordVectors) -> 
         total, missing = add_up(words, vectors)
         rows.append(total)
         if missing:
-            rest = "left out" if total.any() else "nothing is left of it: an all-zero vector"
+            rest = "left out" if total.any() else "no word is left: an all-zero vector"
             print(f"not in the vocabulary: {', '.join(map(repr, missing))} of {name!r} ({rest})")
     array = np.stack(rows)
     if not array.any():
-        raise ValueError(f"{command.vectors}: no word of the {len(names)} attributes is in it: is it another language?")
+        raise ValueError(f"{command.vectors}: has no word of the {len(names)} attributes: is it in another language?")
     return array
 
 
@@ -259,7 +259,7 @@ def main(argv: list[str] | None = None) -> None:
         if out.suffix not in (".pkl", ".npy", ".csv"):
             raise ValueError(f"--out {out}: expected a name that ends in .pkl, .npy or .csv")
         if out.exists() and not command.overwrite:
-            raise ValueError(f"{out} is there already: give --overwrite to replace it, or another --out")
+            raise ValueError(f"{out} exists already: give --overwrite to replace it, or another --out")
         require_writable(out)
         array = make(command, names, read_vectors(command.vectors))
         if unfit := [name for name, row in zip(names, array, strict=True) if not np.isfinite(row).all()]:

@@ -21,7 +21,7 @@ def expand_home(argv: list[str] | None) -> list[str]:
 
 @contextmanager
 def errors_in_one_line(
-    goes_on: str = "", *, memory: str = "--device cpu takes the machine's own memory"
+    goes_on: str = "", *, memory: str = "--device cpu uses the machine's main memory"
 ) -> Iterator[None]:
     """Turn what the user, the input, the disk or the training can cause into one line and exit status 1.
 
@@ -57,7 +57,7 @@ def errors_in_one_line(
             sys.exit(f"error: {text or 'out of memory'}\n{memory}{after}")
         ended = str(error.__cause__ or text).strip()  # why a process that read images is no more
         if re.search(r"shared memory\(shm\)|killed by signal: (Killed|Bus error)", ended):
-            fewer = "Fewer processes that read images (--workers) need less memory, and less of Docker's --shm-size"
+            fewer = "Fewer processes that read images (--workers) need less memory, and a smaller --shm-size in Docker"
             sys.exit(f"error: {ended}\n{fewer}{after}")
         raise
     finally:

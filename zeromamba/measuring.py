@@ -109,7 +109,7 @@ def score_split(model: ZeroShotModel, data: ZSLData, split: Split, settings: Set
         logits = model.logits(psi, data.Z[split.candidates])
     if not logits.isfinite().all():
         raise FloatingPointError(
-            "class scores are not finite: the training diverged, begin a new run with a lower --lr"
+            "class scores are not finite: the training diverged; begin a new run with a lower --lr"
         )
     seen = torch.arange(len(split.candidates)) < len(split.seen)
     return Scores(

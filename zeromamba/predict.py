@@ -62,7 +62,7 @@ def read_classes(path: Path, attribute_names: tuple[str, ...]) -> tuple[tuple[st
             classes that these do not tell apart.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such table of classes")
+        raise FileNotFoundError(f"{path}: no such file of classes")
     columns, rows = read_table(path, header=True)
     if sorted(columns) != sorted(attribute_names):
         missing = [name for name in attribute_names if name not in columns]
@@ -139,8 +139,8 @@ def candidates(command: CommandLine, checkpoint: Checkpoint) -> Classes:
         resembling = near_matches([name for name in names if name not in record.seen_names], record.seen_names)
         if resembling:
             raise ValueError(
-                f"{command.classes}: {with_near_matches([*resembling], record.seen_names)}: write a class that was "
-                "trained on as the checkpoint does, or gamma is not taken off it"
+                f"{command.classes}: {with_near_matches([*resembling], record.seen_names)}: spell a class that was "
+                "trained on as the checkpoint does, or gamma is not subtracted from it"
             )
     return Classes(names, Z, np.array([name in record.seen_names for name in names]), gamma)
 
@@ -193,8 +193,8 @@ def tell(command: CommandLine, classes: Classes, named: Iterable[tuple[Path, Pre
     """Print what each picture shows and, however that ends, write `--json`; returns how many could not be read."""
     seen, predictions, unread = classes.seen_names, {}, 0
     if seen and classes.gamma:
-        note = f"note: gamma {classes.gamma:.3g} is taken off the probability of classes that were trained on, eq. (14)"
-        print(note, file=sys.stderr)
+        whose = "the probability of classes that were trained on, eq. (14)"
+        print(f"note: gamma {classes.gamma:.3g} is subtracted from {whose}", file=sys.stderr)
     try:
         for path, shown in named:
             if isinstance(shown, ValueError):

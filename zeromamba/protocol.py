@@ -27,7 +27,7 @@ from .settings import ProtocolName, Settings
 from .training import Fit
 
 RESULT = "result.json"  # of a seed, in its folder; written last
-SEED_ANEW = "remove it, and the seed starts anew"  # what to do about a broken file of a seed
+SEED_ANEW = "remove it to run this seed again"  # what to do about a broken file of a seed
 # What tables and charts read of a result.
 RESULT_KINDS: dict[str, type] = {
     **{"seed": int, "chosen_by": str, "epoch": int},
@@ -166,7 +166,7 @@ class SeedRun:
     def _train(self, fit: Fit, name: str, epochs: int, measure: Callable[[dict[str, Any]], None] | None = None) -> None:
         """Train up to an epoch, measuring and logging after each."""
         if 0 < len(fit.history) < epochs:
-            print(f"seed {self.seed}  {name}  goes on after epoch {len(fit.history)}")
+            print(f"seed {self.seed}  {name}  continues after epoch {len(fit.history)}")
         with SummaryWriter(str(self.folder / name), purge_step=len(fit.history) + 1) as writer:
             for record in fit.epochs(epochs):
                 if measure:

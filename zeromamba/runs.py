@@ -104,8 +104,8 @@ def check_same_run(kept: Settings, given: Settings, folder: Path) -> None:
     """Raise ValueError where settings that shape the result differ."""
     if change := first_change(kept, given, MAY_CHANGE):
         raise ValueError(
-            f"{folder} holds a run with {change}: --resume {folder} without this setting goes on, and a run with it "
-            "needs another --out"
+            f"{folder} holds a run with {change}: continue it by --resume {folder} without this setting, or begin a "
+            "new run in another --out"
         )
 
 
@@ -120,6 +120,6 @@ def check_same_data(folder: Path, data: ZSLData) -> None:
     """Raise ValueError if the run in `folder` began on a data set that is not this one, or not as it is now."""
     if different := differences(_read(folder / "data.json"), fingerprints(data)):
         raise ValueError(
-            f"{folder} holds a run on data that differ from {data.name!r} as it is now: {different}. Restore them, or "
-            "begin a run of its own in another --out"
+            f"{folder} holds a run on data that differ from {data.name!r} as it is now: {different}. Restore the data, "
+            "or begin a new run in another --out"
         )

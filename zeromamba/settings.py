@@ -124,7 +124,7 @@ class Settings:
         require_at_least_one(self, "epochs", "batch_size", "image_size")
         require_seeds(self, "seeds", "data_seed")
         if self.freeze_backbone and self.weights is None:
-            raise ValueError("--freeze-backbone needs --weights: a backbone from scratch would stay as it was drawn")
+            raise ValueError("--freeze-backbone needs --weights: a backbone from scratch would stay random")
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"--seeds {self.seeds}: expected one or more different numbers")
 
@@ -188,7 +188,7 @@ class Settings:
         name = REGISTRY[self.backbone].file
         if name is None:
             raise ValueError(
-                f"--weights released: no public file is known of backbone {self.backbone!r}; give None or a file"
+                f"--weights released: no public weights are known for backbone {self.backbone!r}; give None or a file"
             )
         return CHECKPOINTS / name
 
@@ -210,7 +210,7 @@ class Settings:
         """
         values = cls().to_json() | values
         if unknown := values.keys() - {f.name for f in fields(cls)}:
-            raise ValueError(f"{source}: this version knows no settings {sorted(unknown)}: use the one that wrote them")
+            raise ValueError(f"{source}: unknown settings {sorted(unknown)}: use the version that wrote them")
         values = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
         paths = {k: Path(v) for k in ("data_root", "weights") if isinstance(v := values[k], str) and v != "released"}
         try:

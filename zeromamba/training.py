@@ -128,7 +128,7 @@ class Fit:
                     if not math.isfinite(loss):
                         raise FloatingPointError(
                             f"the loss is {loss} in epoch {epoch} (L_CE {ce}, L_SC {sc}): "
-                            "check the data, begin a new run with a lower --lr"
+                            "check the data, or begin a new run with a lower --lr"
                         )
                     bar.set_postfix(loss=f"{loss:.3f}", ce=f"{ce:.3f}", sc=f"{sc:.4f}")
         speed = images_seen / (time.perf_counter() - start)
@@ -156,7 +156,7 @@ class Fit:
             if lacks_memory(error) or isinstance(error, (OSError, torch.AcceleratorError)):  # not the file's fault
                 raise
             cause = (str(error) or repr(error)).partition("\n")[0]
-            advice = "remove it, and the fit starts anew"
+            advice = "remove it to run this fit again"
             raise ValueError(f"{self.state_file}: cannot be read ({cause}): {advice}") from error
 
 

@@ -180,7 +180,7 @@ def test_checkpoint_of_a_data_set_whose_numbers_changed(checkpoint, error_of, cu
     path = checkpoint(lambda state: None)
     cub.att_splits["att"] = cub.att_splits["att"][:, ::-1]
     cub.write()
-    assert "when it was another: attributes of the classes differ from what 'cub' is now" in error_of("--eval", path)
+    assert "before it changed: attributes of the classes differ from what 'cub' is now" in error_of("--eval", path)
 
 
 @pytest.mark.parametrize("option", [("--weights",), ("--protocol", "paper", "--eval")], ids=["weights", "eval"])

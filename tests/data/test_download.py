@@ -110,7 +110,7 @@ def test_a_broken_download_goes_on_where_it_broke_off(server, tmp_path, digest):
 def test_what_arrived_is_kept_for_the_next_call(server, tmp_path):
     path = tmp_path / "file.bin"
     server.breaks_after = [100_000, 0]
-    with pytest.raises(DownloadError, match=r"broke off after 100,000 of 300,000 bytes, kept in .*file\.bin\.part"):
+    with pytest.raises(DownloadError, match=r"stopped after 100,000 of 300,000 bytes, kept in .*file\.bin\.part"):
         download(server.url, path)
     assert not path.exists()
     download(server.url, path)
@@ -161,7 +161,7 @@ def test_without_a_version_or_a_hash_nothing_is_resumed(server, tmp_path, tag):
 
 @pytest.mark.parametrize("known", [{"digest": "md5:" + "0" * 32}, {"digest": "sha256:" + "0" * 64}, {"size": 5}])
 def test_another_file_than_the_known_one_is_not_left_in_place(server, tmp_path, known):
-    with pytest.raises(ValueError, match="not the file that is known by this name"):
+    with pytest.raises(ValueError, match="not the published file of this name"):
         download(server.url, tmp_path / "file.bin", **known)
     assert list(tmp_path.iterdir()) == []
 
@@ -192,7 +192,7 @@ def test_a_length_that_nobody_knows(server, tmp_path):
 def test_a_part_of_unknown_length_is_not_taken_for_the_whole(server, tmp_path):
     server.says_length, server.chunked = False, True
     server.breaks_after = [1500]  # in the second of its pieces
-    with pytest.raises(DownloadError, match=r"file\.bin: broke off after 1,000 bytes"):
+    with pytest.raises(DownloadError, match=r"file\.bin: stopped after 1,000 bytes"):
         download(server.url, tmp_path / "file.bin")
     assert not (tmp_path / "file.bin").exists()
     download(server.url, tmp_path / "file.bin")

@@ -167,17 +167,15 @@ def test_a_folder_s_attributes_get_vectors_that_its_loader_reads(tmp_path, capsy
     np.testing.assert_allclose(data.V[1], known["red"] + known["brown"], rtol=1e-6)
     before = (tiny_folder / "word_vectors.csv").read_bytes()
     other = write_word2vec(tmp_path / "other.bin", vocabulary("wings", "legs"))
-    assert "is there already: give --overwrite" in run(tiny_folder, "--vectors", other), (
-        "nothing is written over unasked"
-    )
+    assert "exists already: give --overwrite" in run(tiny_folder, "--vectors", other), "nothing is written over unasked"
     assert (tiny_folder / "word_vectors.csv").read_bytes() == before
     foreign = write_word2vec(tmp_path / "foreign.bin", vocabulary("Beine"))
     message = run(tiny_folder, "--vectors", foreign, "--overwrite")
-    assert f"{foreign}: no word of the 4 attributes is in it" in message
+    assert f"{foreign}: has no word of the 4 attributes" in message
     assert (tiny_folder / "word_vectors.csv").read_bytes() == before
     assert run(tiny_folder, "--vectors", other, "--overwrite") is None
     (tiny_folder / "word_vectors.npy").touch()
-    assert "word_vectors.npy is there already: remove it" in run(tiny_folder, "--vectors", other, "--overwrite")
+    assert "word_vectors.npy exists already: remove it" in run(tiny_folder, "--vectors", other, "--overwrite")
     (tiny_folder / "word_vectors.npy").unlink()
     assert (tiny_folder / "word_vectors.csv").read_bytes() != before
 
@@ -190,7 +188,7 @@ def test_a_file_that_is_named_is_not_replaced_unasked_nor_by_numbers_that_are_no
         tmp_path / "w.bin", vocabulary("legs", "red", "brown") | {"wings": np.array([1, np.inf, 0, 0])}
     )
     assert run(tiny_folder, "--vectors", path, "--out", mine) == (
-        f"error: {mine} is there already: give --overwrite to replace it, or another --out"
+        f"error: {mine} exists already: give --overwrite to replace it, or another --out"
     )
     message = run(tiny_folder, "--vectors", path, "--out", mine, "--overwrite")
     assert message == f"error: {path}: numbers that are not finite, in words of wings"
@@ -310,4 +308,4 @@ def test_the_shared_vectors_are_the_sums_of_our_words(tmp_path, capsys):
         made = read_pickled_array(out)
         assert (made.shape, made.dtype) == (array.shape, array.dtype)
         np.testing.assert_allclose(made, array, atol=1e-5)  # word2vec files are float32
-    assert "'man-made' of 'man-made' (nothing is left of it" in capsys.readouterr().out
+    assert "'man-made' of 'man-made' (no word is left" in capsys.readouterr().out

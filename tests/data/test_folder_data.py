@@ -139,7 +139,7 @@ def edit(path, old, new):
             ",6",
             r"attributes\.csv: line 4 has no name in its first column: name it, or remove",
         ),
-        ("attributes.csv", "bee,6", "ant,6", r"attributes\.csv: line 4: 'ant' is there more than once"),
+        ("attributes.csv", "bee,6", "ant,6", r"attributes\.csv: line 4: 'ant' is listed more than once"),
         ("attributes.csv", "class,legs,wings,fur\n", "", r"line 1 must name the attributes; it holds numbers"),
         ("attributes.csv", ",wings,", ",,", r"attributes\.csv: line 1, column 3 has no name"),
         ("attributes.csv", "wings", "legs", r"attributes\.csv: line 1 has the column 'legs' more than once"),
@@ -150,7 +150,7 @@ def edit(path, old, new):
         ("attributes.csv", "cat, tabby", "cat,-tabby", r"no line for .*: 'cat, tabby' \(is it 'cat,-tabby'\?\)"),
         ("unseen.txt", "elk", "emu", r"unseen\.txt: images/ has no folder for 'emu'; .*add the folder, or remove"),
         ("unseen.txt", "elk", "ELK", r"unseen\.txt: images/ has no folder for 'ELK' \(is it 'elk'\?\)"),
-        ("unseen.txt", "elk", "bee", r"unseen\.txt: 'bee' is there more than once"),
+        ("unseen.txt", "elk", "bee", r"unseen\.txt: 'bee' is listed more than once"),
         ("unseen.txt", "elk\nbee", "", r"unseen\.txt is empty"),
         ("unseen.txt", "elk", "\n".join(n for n in COUNTS if n != "bee"), r"unseen\.txt lists every class"),
         ("unseen.txt", "elk", "elk\nfox\nant", r"unseen\.txt: 2 seen classes, expected at least 3"),
@@ -242,14 +242,14 @@ def test_three_images_a_seen_class_train_validate_and_test(pets):
 
 def test_files_that_are_not_used_are_counted(pets):
     (note,) = [note for note in load(pets).notes if "not used" in note]
-    assert note.endswith("images: 1 files are not used: 1 with endings other than .jpg .jpeg .png .bmp .webp")
+    assert note.endswith("images: 1 files are not used: 1 of types other than .jpg .jpeg .png .bmp .webp")
     (pets / "images/ant/notes.txt").unlink()
     assert not any("not used" in note for note in load(pets).notes), "hidden files are skipped silently"
     for path in ("loose.png", "bee/young/1.png", "bee/young/2.txt", "elk/9.tiff"):
         (pets / "images" / path).parent.mkdir(exist_ok=True)
         (pets / "images" / path).touch()
     (note,) = [note for note in load(pets).notes if "not used" in note]
-    for words in ("4 files are not used", "1 in no class folder", "2 in subfolders of a class", "1 with endings"):
+    for words in ("4 files are not used", "1 in no class folder", "2 in subfolders of a class", "1 of types"):
         assert words in note
 
 
@@ -262,7 +262,7 @@ def test_a_copy_of_a_training_picture_among_the_test_pictures_is_noted(pets):
     pair = " = ".join(sorted([first["trainval"], first["test_seen"]]))
     assert note.endswith(f"images: 1 test pictures are also training pictures: {pair}")
     shutil.copy(pets / "images" / first["test_unseen"], pets / "images" / first["test_seen"])
-    with pytest.raises(ValueError, match=r"is one picture, of a class that is trained on and of an unseen one"):
+    with pytest.raises(ValueError, match=r"are the same picture, in a seen class and in an unseen one"):
         load(pets)
     for part in ("test_unseen", "test_seen"):
         (pets / "images" / first[part]).write_bytes(b"")
@@ -305,7 +305,7 @@ def test_names_are_compared_as_they_are_read(pets, of_text):
     assert [data.class_names[c] for c in data.unseen] == ["bee", "dög"]
     assert any("1 files are not used" in note for note in data.notes)
     shutil.copytree(pets / "images/elk", pets / "images/dög")
-    with pytest.raises(ValueError, match=r"images has two folders 'dög', whose names differ in their bytes alone"):
+    with pytest.raises(ValueError, match=r"images has two folders 'dög', which differ only in their encoding"):
         load(pets)
 
 

@@ -212,7 +212,7 @@ def test_an_archive_that_the_user_put_there_is_checked_and_unpacked(site, tmp_pa
     (site / "xlsa17.zip").rename(new / "downloads/xlsa17.zip")
     assert run("cub", "--data-root", new, "--checkpoints", tmp_path, "--download") == 0
     xlsa17 = replace(SOURCES["cub"][1], digest="md5:" + "0" * 32)
-    with pytest.raises(ValueError, match=r"xlsa17\.zip: md5 .*not the file that is known"):
+    with pytest.raises(ValueError, match=r"xlsa17\.zip: md5 .*not the published file"):
         get.fetch(xlsa17, get.CommandLine("cub", data_root=new))
     assert (new / "downloads/xlsa17.zip").exists()
 
@@ -230,7 +230,7 @@ def test_without_a_connection_each_host_is_named_and_nothing_is_left(tmp_path, c
 def test_an_interruption_says_how_to_go_on(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(get, "download", Mock(side_effect=KeyboardInterrupt))
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert "the same command goes on" in run("cub", "--data-root=~/data", "--checkpoints", tmp_path, "--download")
+    assert "the same command resumes" in run("cub", "--data-root=~/data", "--checkpoints", tmp_path, "--download")
     assert f"--  {tmp_path / 'data'}" in capsys.readouterr().out, "and ~ is a home folder"
 
 
@@ -239,7 +239,7 @@ def test_a_file_of_the_user_s_own_is_never_replaced(tmp_path, capsys):
     mine.parent.mkdir()
     mine.write_bytes(b"my own")
     (source,) = [s for s in SOURCES["cub"] if s.parts[0].path == "w2v/CUB_attribute.pkl"]
-    with pytest.raises(ValueError, match="is there, but not the published file"):
+    with pytest.raises(ValueError, match="is there, but is not the published file"):
         get.fetch(source, get.CommandLine("cub", data_root=tmp_path))
     assert mine.read_bytes() == b"my own"
 
@@ -250,14 +250,14 @@ def test_word_vectors_that_were_made_anew_count_as_there(tmp_path, capsys):
     path.parent.mkdir()
     for array, told in (
         (np.ones((312, 300)), f"ok  {path}  (there, but not the published file)"),
-        (np.ones((85, 300)), f"--  {path}  (there, but not to be used: {path}: word vectors of shape (85, 300), exp"),
+        (np.ones((85, 300)), f"--  {path}  (there, but unusable: {path}: word vectors of shape (85, 300), exp"),
     ):
         path.write_bytes(pickle.dumps(array, protocol=4))
         run("cub", "--data-root", tmp_path, "--checkpoints", tmp_path)
         assert told in capsys.readouterr().out
     path.write_bytes(path.read_bytes()[:1000])
     run("cub", "--data-root", tmp_path, "--checkpoints", tmp_path)
-    assert f"--  {path}  (there, but not to be used: {path}: not a readable pickle" in capsys.readouterr().out
+    assert f"--  {path}  (there, but unusable: {path}: not a readable pickle" in capsys.readouterr().out
 
 
 def test_either_file_of_class_names_will_do(tmp_path, capsys):

@@ -78,7 +78,7 @@ def test_no_kernel_is_taken_for_a_card_that_it_was_not_compiled_for(monkeypatch)
 def test_without_triton_auto_is_torch_and_who_asks_for_the_kernels_is_told(monkeypatch):
     monkeypatch.setattr(op, "HAS_TRITON", False)
     assert choose("auto", small()) == "torch"
-    with pytest.raises(ValueError, match="impl='triton' cannot serve: the package triton is not installed"):
+    with pytest.raises(ValueError, match="impl='triton' cannot be used: the package triton is not installed"):
         choose("triton", small())
 
 
@@ -311,7 +311,7 @@ def test_triton_on_a_cpu_without_the_interpreter_says_what_to_do():
     program = ONES + "from zeromamba.kernels import ss2d; ss2d(*i, impl='triton')"
     environment = {"PYTHONPATH": ":".join(sys.path), "PATH": "/usr/bin"}
     process = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment)
-    assert "ValueError: impl='triton' cannot serve: the tensors are on cpu, expected a CUDA device" in process.stderr
+    assert "ValueError: impl='triton' cannot be used: the tensors are on cpu, expected a CUDA device" in process.stderr
 
 
 def test_float64_in_triton_is_refused_by_name():

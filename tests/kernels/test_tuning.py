@@ -96,5 +96,5 @@ def test_a_damaged_file_is_named(content, monkeypatch):
     tuning.file().parent.mkdir(parents=True)
     tuning.file().write_bytes(content)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "card")
-    with pytest.raises(ValueError, match=r"scan\.json: no tuned choices of zeromamba"):
+    with pytest.raises(ValueError, match=r"scan\.json: cannot be read as tuned choices"):
         config_for(torch.device("cuda"))

@@ -57,7 +57,7 @@ def download(url: str, path: Path, *, size: int | None = None, digest: str = "",
         dropped = before > 0 and now == 0  # what had been kept was of no use; the next try is the first of a new file
         if now <= before and not dropped:
             raise DownloadError(
-                f"{url}: broke off after {now:,} of {total:,} bytes, kept in {part}; the same command goes on there"
+                f"{url}: stopped after {now:,} of {total:,} bytes, kept in {part}; the same command resumes there"
             )
     try:
         check(part, size, digest, url)
@@ -75,13 +75,13 @@ def check(path: Path, size: int | None, digest: str, source: str) -> None:
     """Raise ValueError unless a file has the size and hash that are known of it."""
     found = path.stat().st_size
     if size is not None and found != size:
-        raise ValueError(f"{source}: {found:,} bytes, expected {size:,}: not the file that is known by this name")
+        raise ValueError(f"{source}: {found:,} bytes, expected {size:,}: not the published file of this name")
     if digest:
         kind, _, expected = digest.partition(":")
         with path.open("rb") as file:
             actual = hashlib.file_digest(file, lambda: hashlib.new(kind, usedforsecurity=False)).hexdigest()
         if actual != expected:
-            raise ValueError(f"{source}: {kind} {actual}, expected {expected}: not the file that is known by this name")
+            raise ValueError(f"{source}: {kind} {actual}, expected {expected}: not the published file of this name")
 
 
 def _size(path: Path) -> int:
@@ -131,7 +131,7 @@ def _append(url: str, part: Path, have: int, size: int | None, *, resumable: boo
                 if isinstance(error, http.client.IncompleteRead):
                     file.write(error.partial)
     if total is None and broken:
-        raise DownloadError(f"{url}: broke off after {_size(part):,} bytes; the same command tries again")
+        raise DownloadError(f"{url}: stopped after {_size(part):,} bytes; the same command tries again")
     return _size(part) if total is None else total
 
 

@@ -40,8 +40,8 @@ def load_folder(folder: Path, *, seed: int, repair_word_vectors: bool) -> ZSLDat
     if missing:
         raise FileNotFoundError(
             f"{folder} has no {', '.join(missing)}; a data set of your own is a folder with images/<class name>/*.jpg, "
-            "attributes.csv (a line a class: its name, then its attributes; the first line names them) and unseen.txt "
-            "(a class a line)"
+            "attributes.csv (one line per class: its name, then its attributes; the first line names them) and "
+            "unseen.txt (one class per line)"
         )
     files = read_image_folders(folder / "images")
     attribute_names, rows = read_table(table, header=True)
@@ -111,8 +111,8 @@ def require_unseen_apart(images: ImageFiles, same: Sequence[list[int]], is_unsee
             paths = [images.paths[i] for i in group]
             require_decodable(ImageFiles(images.root, paths))  # empty files, or what a server sent in a picture's place
             raise ValueError(
-                f"{images.root}: {listing(paths, ' = ')} is one picture, of a class that is trained on and of an "
-                "unseen one: remove the copy that is in the wrong folder"
+                f"{images.root}: {listing(paths, ' = ')} are the same picture, in a seen class and in an unseen one: "
+                "remove the copy that is in the wrong folder"
             )
 
 
@@ -140,9 +140,9 @@ def read_unseen(path: Path, class_names: Sequence[str]) -> set[str]:
     """
     names = [line.strip() for line in read_text(path).splitlines() if line.strip()]
     if not names:
-        raise ValueError(f"{path} is empty, expected the names of classes never to train on, one a line")
+        raise ValueError(f"{path} is empty, expected the names of classes never to train on, one per line")
     if twice := repeated(names):
-        raise ValueError(f"{path}: {twice!r} is there more than once")
+        raise ValueError(f"{path}: {twice!r} is listed more than once")
     unknown = [name for name in names if name not in class_names]
     if unknown:
         raise ValueError(
@@ -161,8 +161,8 @@ def _prototypes(
     constant = [repr(attribute_names[i]) for i in np.flatnonzero(np.ptp(Z.numpy(), axis=0) < 1e-6)]
     if constant:
         notes += (
-            f"{table}: with lines of unit length, all classes have the same number in {listing(constant)}, so it tells "
-            "none apart",
+            f"{table}: scaled to unit length, all classes have the same number in {listing(constant)}, so it does not "
+            "tell them apart",
         )
     if without := [repr(name) for name in rows if name not in class_names]:
         notes += (f"{table}: classes without a folder of images are left out: {listing(without)}",)

@@ -49,7 +49,7 @@ def state(source: Source, part: Part, path: Path) -> tuple[bool, str]:
     try:  # those that zeromamba.embeddings makes serve as well, if the loader takes them
         word_vectors(read_pickled_array(path), names, str(path), repair=True)
     except ValueError as error:
-        return False, f"there, but not to be used: {error}"
+        return False, f"there, but unusable: {error}"
     return True, "there, but not the published file"
 
 
@@ -84,7 +84,7 @@ def fetch(source: Source, command: CommandLine) -> None:
     """
     path, archive = arrival(source, command), bool(source.parts[0].member)
     if path.exists() and not archive:
-        raise ValueError(f"{path} is there, but not the published file: remove it to download that one")
+        raise ValueError(f"{path} is there, but is not the published file: remove it to download that file")
     if path.exists():
         check(path, source.size, source.digest, str(path))
     else:
@@ -115,7 +115,7 @@ def main(argv: list[str] | None = None) -> None:
     with errors_in_one_line():
         command = tyro.cli(CommandLine, args=expand_home(argv), prog="python -m zeromamba.data.get")
         incomplete = report(command)
-    with errors_in_one_line("the same command goes on where it broke off"):
+    with errors_in_one_line("the same command resumes where it stopped"):
         if command.download and fetch_all(incomplete, command):
             print()
             incomplete = report(command)
@@ -123,7 +123,7 @@ def main(argv: list[str] | None = None) -> None:
     if needed:
         sys.exit(f"{len(needed)} of {len(SOURCES[command.dataset])} sources are not complete")
     if (command.data_root / "downloads").is_dir():
-        print(f"all is there; the archives in {command.data_root / 'downloads'} are no longer needed for it")
+        print(f"everything is there; the archives in {command.data_root / 'downloads'} are no longer needed for it")
 
 
 if __name__ == "__main__":

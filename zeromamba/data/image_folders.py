@@ -40,7 +40,7 @@ def read_image_folders(root: Path, least: int = 1) -> dict[str, list[str]]:
     if not files:
         raise ValueError(f"{root} has no folders, expected one for each class")
     if twice := repeated(composed(folder.name) for folder in folders):
-        raise ValueError(f"{root} has two folders {twice!r}, whose names differ in their bytes alone: make them one")
+        raise ValueError(f"{root} has two folders {twice!r}, which differ only in their encoding: merge them")
     require_images(root, files, least)
     return files
 
@@ -65,7 +65,7 @@ def unused_files_note(root: Path, files: Mapping[str, Sequence[str]]) -> tuple[s
         if path in used or not path.is_file() or any(map(is_hidden, parts)):
             continue
         if len(parts) == 2:
-            why[f"with endings other than {' '.join(SUFFIXES)}"] += 1
+            why[f"of types other than {' '.join(SUFFIXES)}"] += 1
         else:
             why["in no class folder" if len(parts) == 1 else "in subfolders of a class"] += 1
     listed = ", ".join(f"{count} {reason}" for reason, count in why.items())

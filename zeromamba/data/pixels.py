@@ -159,5 +159,5 @@ def require_decodable(images: ImageSource) -> None:
     if broken:
         raise ValueError(
             f"{len(broken)} of {len(images)} images cannot be decoded:\n  {listing(broken, LINES)}\n"
-            "Copy or download these files again, or save them smaller or in another form."
+            "Copy or download these files again, or save them smaller or in another format."
         )

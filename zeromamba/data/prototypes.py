@@ -41,7 +41,7 @@ def unit_prototypes(att: np.ndarray, class_names: tuple[str, ...], source: str) 
     if not length.all():
         zero = class_names[int(np.argmin(length))]
         raise ValueError(
-            f"{source}: all attributes of class {zero!r} are zero (or next to it): nothing tells what it looks like"
+            f"{source}: all attributes of class {zero!r} are zero (or almost): nothing tells what it looks like"
         )
     notes: tuple[str, ...] = ()
     if abs(length - 1).max() > 1e-3:
@@ -62,8 +62,8 @@ def require_distinct(Z: Tensor, class_names: tuple[str, ...], source: str) -> tu
 
     if same := above(SAME):
         raise ValueError(
-            f"{source}: nothing tells {listing(same)} apart: their attributes are the same, or the same times a "
-            "number, which scaling to unit length takes away; add an attribute in which they differ, or remove one"
+            f"{source}: nothing tells {listing(same)} apart: their attributes are the same, or differ only by a "
+            "factor, which scaling to unit length removes; add an attribute in which they differ, or remove a class"
         )
     if alike := above(ALIKE):
         return (f"{source}: hardly anything tells {listing(alike)} apart (cosine of their attributes above {ALIKE})",)

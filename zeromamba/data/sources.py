@@ -154,14 +154,14 @@ SOURCES: dict[str, tuple[Source, ...]] = {
     ),
     "imagenet": (
         Source(
-            "the training images, a folder a class",
+            "the training images, one folder per class",
             "ILSVRC2012_img_train.tar, with an account at https://www.image-net.org/download.php",
             (Part("ImageNet/train/", images=1_281_167),),
             roughly="138 GB",
             direct=False,
         ),
         Source(
-            "the validation images, sorted into a folder a class; without them, test images come from train/",
+            "the validation images, sorted into one folder per class; without them, test images come from train/",
             "ILSVRC2012_img_val.tar, from there too, sorted by valprep.sh of soumith/imagenetloader.torch",
             (Part("ImageNet/val/", images=50_000),),
             roughly="6.3 GB",
@@ -183,7 +183,7 @@ SOURCES: dict[str, tuple[Source, ...]] = {
             direct=False,
         ),
         Source(
-            "word2vec (Google News, 300 numbers a word), from which that command makes them",
+            "word2vec (Google News, 300 numbers per word), from which that command makes them",
             # size and hash: gensim-data's list.json
             "https://github.com/RaRe-Technologies/gensim-data/releases/download/word2vec-google-news-300/"
             "word2vec-google-news-300.gz",
@@ -207,4 +207,4 @@ def where_to_get(name: str, data_root: Path) -> str:
             origin = source.origin.format(root=data_root)
             lines.append(f"  {paths}{' (optional)' * source.optional}\n      {source.what}, from {origin}")
     command = f"python -m zeromamba.data.get {name} --data-root {data_root}"
-    return "\n".join([*lines, f"{command}  says what is there and what is missing; --download fetches what it can"])
+    return "\n".join([*lines, f"{command}  lists what is there and what is missing; --download fetches what it can"])

@@ -53,11 +53,11 @@ def read_table(path: Path, *, header: bool) -> tuple[tuple[str, ...], dict[str, 
         if not name:
             raise ValueError(f"{path}: line {number} has no name in its first column: name it, or remove the line")
         if name in rows:
-            raise ValueError(f"{path}: line {number}: {name!r} is there more than once")
+            raise ValueError(f"{path}: line {number}: {name!r} is listed more than once")
         values = [_number(cell) for cell in cells]
         if None in values:
             c = values.index(None)
-            first = "" if header or number > 1 else " (this file has no line of titles)"
+            first = "" if header or number > 1 else " (this file must not have a header line)"
             raise ValueError(
                 f"{path}: line {number}, column {c + 2}: {cells[c]!r}, expected a finite number, as 0.78{first}"
             )

@@ -77,7 +77,7 @@ def plan_all(command: CommandLine, experiment: Experiment, out: Path) -> list[Ce
     data = load_data_sets([replace(Settings(), **common) for common in commons], missing)
     if repeated(own.name for own in data):
         raise ValueError(
-            f"--datasets {' '.join(names)}: two are called alike, and so would their runs be: rename a folder"
+            f"--datasets {' '.join(names)}: two have the same name, and so would their runs: rename a folder"
         )
     sets = zip(commons, data, strict=True)
     return [cell for common, own in sets for cell in plan(experiment, own, common, out)]
@@ -109,7 +109,7 @@ def main(argv: list[str] | None = None) -> None:
         cells = plan_all(command, experiment, out)
         make_output_folder(folder, "table.md", "table.csv")
         open_all(cells, device)
-    with errors_in_one_line("started again, it goes on", memory="--grad-checkpoint needs less memory"):
+    with errors_in_one_line("the same command continues", memory="--grad-checkpoint needs less memory"):
         for _ in run_all(cells, device):
             write_tables(experiment, cells, folder)
         write(experiment, cells, folder, device)

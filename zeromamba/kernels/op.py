@@ -133,7 +133,7 @@ def choose(impl: str, inputs: Inputs) -> str:
     if impl == "auto":  # never the interpreter, which is for tests
         return "torch" if obstacle or inputs.x.device.type != "cuda" else "triton"
     if impl == "triton" and obstacle:
-        raise ValueError(f"impl='triton' cannot serve: {obstacle}; impl='torch' can")
+        raise ValueError(f"impl='triton' cannot be used: {obstacle}; impl='torch' can")
     return impl
 
 

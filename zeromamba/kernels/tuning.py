@@ -50,7 +50,7 @@ def _kept() -> dict[str, Config]:
     try:
         return {card: Config(**values) for card, values in json.loads(content).items()}
     except (ValueError, TypeError, AttributeError) as error:
-        raise ValueError(f"{file()}: no tuned choices of zeromamba ({error}): remove it, or tune again") from error
+        raise ValueError(f"{file()}: cannot be read as tuned choices ({error}): remove it, or tune again") from error
 
 
 def tune(card: str, seconds: Callable[[Config], float], choices: Iterable[Config] = CHOICES) -> Config:
