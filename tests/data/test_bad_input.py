@@ -140,7 +140,7 @@ def checkpoint(cub, tmp_path):
         (lambda state: state.pop("slp.W1"), "slp.W1"),
         (lambda state: state.update(extra=torch.ones(1)), "extra"),
         (lambda state: state.update({"slp.W1": torch.ones(2, 2)}), "slp.W1"),
-        (lambda state: state.pop("Z"), "no zeromamba checkpoint (its metadata or tensors lack 'Z')"),
+        (lambda state: state.pop("Z"), "not a zeromamba checkpoint (its metadata or tensors lack 'Z')"),
         (lambda state: state.pop("slp.V"), "slp.V"),
     ],
     ids=["missing key", "extra key", "another shape", "no prototypes", "no word vectors"],
