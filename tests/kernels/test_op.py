@@ -361,6 +361,18 @@ def test_other_arguments_that_do_not_fit_are_named():
         ss2d(*make(b=0))
 
 
+def test_a_tensor_that_is_not_dense_is_named():
+    """Nested ones are how images of many sizes are batched, and all of the same raggedness would fit each other."""
+    inputs = small()
+    ragged = torch.nested.nested_tensor_from_jagged(inputs.x[0], torch.tensor([0, 1, 2], device=DEVICE))
+    with pytest.raises(TypeError, match=r"^x: expected a dense tensor, got one that is nested"):
+        ss2d(*inputs._replace(x=ragged))
+    with pytest.raises(TypeError, match=r"^B: expected a dense tensor, got one that is torch\.sparse_coo"):
+        ss2d(*inputs._replace(B=inputs.B.to_sparse()))
+    with pytest.raises(TypeError, match=r"^u: expected a dense tensor, got one that is torch\.sparse_coo"):
+        selective_scan(inputs.x[0].to_sparse(), *[inputs.x[0]] * 4)
+
+
 @pytest.mark.gpu
 def test_a_cuda_graph_replays_the_scan():
     inputs = make(b=2, h=7, w=7, d=192, r=6, dtype=torch.bfloat16)

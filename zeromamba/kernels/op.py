@@ -87,7 +87,7 @@ def ss2d(
     Raises:
         ValueError: an argument's shape, device or choice is wrong, or the number of routes; an implementation that was
             asked for by name cannot serve.
-        TypeError: an argument is no tensor, or of a dtype not named above.
+        TypeError: an argument is no dense tensor, or of a dtype not named above.
         NotImplementedError: a tensor has a tangent, of forward-mode differentiation.
     """
     y, _ = scan(Inputs(x, dt_low, dt_weight, dt_bias, A, B, C, D), routes, discretization, True, impl)
@@ -306,13 +306,16 @@ def check(inputs: Inputs, routes: Sequence[Route], discretization: str) -> None:
 
 
 def check_kinds(tensors: Mapping[str, Any], optional: Container[str]) -> None:
-    """Raise TypeError for what is no tensor, or of a dtype that no scan takes; ValueError for one on another device."""
+    """Raise TypeError for no dense tensor, or one of a dtype that no scan takes; ValueError for another device."""
     first, like = next(iter(tensors.items()))
     for name, given in tensors.items():
         if given is None and name in optional:
             continue
         if not isinstance(given, Tensor):
             raise TypeError(f"{name}: expected a tensor, got {type(given).__name__}")
+        kind = "nested" if given.is_nested else given.layout
+        if kind != torch.strided:
+            raise TypeError(f"{name}: expected a dense tensor, got one that is {kind}")
         if given.dtype not in DTYPES:
             raise TypeError(f"{name}: expected one of {DTYPES}, got {given.dtype}")
         if given.device != like.device:

@@ -47,7 +47,7 @@ def selective_scan(
     Raises:
         ValueError: for shapes and devices that do not fit, and for B or C of shape (d, n), which Mamba takes to be
             constant over the tokens: a convolution serves better there.
-        TypeError: for what is no tensor, and for a dtype that `ss2d` does not take, such as a complex A.
+        TypeError: for what is no dense tensor, and for a dtype that `ss2d` does not take, such as a complex A.
     """
     _check({"u": u, "delta": delta, "A": A, "B": B, "C": C, "D": D, "z": z, "delta_bias": delta_bias})
     B, C = (v[:, None] if v.ndim == 3 else v for v in (B, C))
