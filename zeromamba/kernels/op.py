@@ -76,7 +76,8 @@ def ss2d(
     Tensors are float64, float32, bfloat16 or float16, on one device, of any strides (the kernels copy x where its
     channels do not lie side by side); they may mix dtypes (as under autocast, which does not reach inside). All is
     computed in float32, or float64 where x is, except the gradients of dt_low and dt_weight: these are matrix products
-    of maps in the wider dtype of x and dt_low, in float32 at the precision that torch is set to.
+    of maps in the wider dtype of x and dt_low, in float32 at the precision that torch is set to. Outside the
+    kernels so is dt itself; in them it is right to 1e-5 of itself where neither x nor dt_low is float32.
 
     Returns:
         y: (b, h, w, d), of x's dtype. Each gradient has its own input's dtype. As with any operator of `torch.library`,
