@@ -130,6 +130,21 @@ def test_a_function_is_compiled_once_for_all_sizes_of_map():
     assert backend.frame_count == 1
 
 
+@pytest.mark.parametrize("impl", IMPLS)
+def test_an_exported_program_serves_maps_of_other_sizes(impl):
+    """Also of more chunks than the one that was traced."""
+
+    class Scan(torch.nn.Module):
+        def forward(self, *inputs):
+            return ss2d(*inputs, impl=impl)
+
+    inputs, sizes = small(), dict.fromkeys((1, 2), torch.export.Dim.DYNAMIC)
+    shapes = tuple(sizes if v.ndim > 3 else None for v in inputs)
+    program = torch.export.export(Scan(), tuple(inputs), dynamic_shapes={"inputs": shapes})
+    others = make(b=1, h=5, w=4, d=3, n=2)
+    assert torch.equal(program.module()(*others), ss2d(*others, impl=impl))
+
+
 @pytest.mark.parametrize("impl", ["reference", *IMPLS])
 def test_dtypes_may_be_mixed(impl):
     given = small()

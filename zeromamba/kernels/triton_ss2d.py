@@ -192,8 +192,12 @@ class _Scan:
 
 
 def kept_shape(b: int, h: int, w: int, d: int, n: int, routes: Sequence[Route]) -> tuple[int, ...]:
-    """Shape of what `forward` keeps for `backward`: the state that enters each chunk."""
-    return b, len(routes), cdiv(h * w, BLOCK_L), n, d
+    """Shape of what `forward` keeps for `backward`: the state (n, d) that enters each chunk.
+
+    Chunks are no axis of their own: of one, PyTorch asks whether it is 1 long, and `torch.export` would hold maps of
+    any other size to the answer.
+    """
+    return b, len(routes), cdiv(h * w, BLOCK_L) * n * d
 
 
 def forward(
@@ -292,7 +296,7 @@ def scan(s: _Scan, y: Tensor) -> tuple[Tensor, Tensor]:
             *s.x.stride()[:2], *s.z.stride(), *s.B.stride(), *s.C.stride(), *s.sizes, *order.routes,
             ACCUMULATE=i > 0, EVEN=even(s.x, 0), **order.options, **s.options,
         )  # fmt: skip
-    return last, chunk_h.unflatten(3, (n, d))
+    return last, chunk_h.flatten(2)
 
 
 def enter_segments(
