@@ -12,7 +12,7 @@ from unittest.mock import Mock
 
 import pytest
 import torch
-from commands import run_killed
+from commands import error_of, run_killed
 
 from zeromamba import figures
 from zeromamba.backbones import REGISTRY, build_backbone
@@ -241,14 +241,13 @@ def test_what_is_missing_is_named_before_anything_is_trained(tiny, tmp_path):
 def test_all_that_is_missing_is_named_at_once(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(sys.modules, "timm", None)
-    with pytest.raises(SystemExit) as end:
-        main(["figure1", "--data-root", "nowhere", "--device", "cpu"])
+    message = error_of(main, "figure1", "--data-root", "nowhere", "--device", "cpu")
     for file in ("vssm_small_0229_ckpt_epoch_222.pth", "vim_s_midclstok_80p5acc.pth", "local_vssm_small.ckpt"):
-        assert end.value.code.count(f"checkpoints/{file}: no such weights file") == 1
-    assert end.value.code.count("python -m zeromamba.data.get vmamba --download") == 2, "of VMamba-Small and -Tiny"
+        assert message.count(f"checkpoints/{file}: no such weights file") == 1
+    assert message.count("python -m zeromamba.data.get vmamba --download") == 2, "of VMamba-Small and -Tiny"
     for name in ("cub", "sun", "awa2"):
-        assert f"python -m zeromamba.data.get {name} --data-root nowhere" in end.value.code
-    assert "deit" not in end.value.code, "without timm, its weights would be of no use"
+        assert f"python -m zeromamba.data.get {name} --data-root nowhere" in message
+    assert "deit" not in message, "without timm, its weights would be of no use"
 
 
 def test_a_folder_that_cannot_be_made_is_named_and_what_to_do(tiny, tmp_path):

@@ -7,13 +7,14 @@ of `Record`.
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import get_type_hints
 
 from torch import Tensor
 
 from .backbones import vmamba
 from .checks import require_kinds
 from .data import ZSLData, differences, fingerprints
+from .files import tuples_for_lists
 from .messages import listing
 from .model import ZeroShotModel
 from .settings import Settings
@@ -143,8 +144,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
         values = json.loads(metadata["zeromamba"])
         Z = state.pop("Z")
         settings = Settings.from_json(values["settings"], str(path))
-        lists: dict[str, Any] = {k: tuple(v) for k, v in values.items() if isinstance(v, list)}
-        record = Record(**{**values, **lists, "settings": settings})
+        record = Record(**{**tuples_for_lists(values), "settings": settings})
     except (KeyError, TypeError, json.JSONDecodeError) as error:
         cause = f"its metadata or tensors lack {error}" if isinstance(error, KeyError) else error
         raise ValueError(

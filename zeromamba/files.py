@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from tempfile import NamedTemporaryFile
@@ -54,6 +55,11 @@ def read_json(path: Path, advice: str, **kinds: Any) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise ValueError(f"{path}: cannot read this file of a run ({error}): {advice}") from error
     return values
+
+
+def tuples_for_lists(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Values from JSON as dataclasses hold them: JSON knows no tuples."""
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
 
 
 def write_text(path: Path, text: str) -> None:

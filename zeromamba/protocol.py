@@ -30,7 +30,9 @@ RESULT = "result.json"  # of a seed, in its folder; written last
 SEED_ANEW = "remove it to run this seed again"  # what to do about a broken file of a seed
 # What tables and charts read of a result.
 RESULT_KINDS: dict[str, type] = {
-    **{"seed": int, "chosen_by": str, "epoch": int},
+    "seed": int,
+    "chosen_by": str,
+    "epoch": int,
     **dict.fromkeys(("czsl", "U", "S", "H", "ausuc", "gamma"), float),
 }
 

@@ -6,6 +6,7 @@ from typing import Any, Literal, get_type_hints
 
 from .backbones import REGISTRY, BackboneName
 from .checks import require, require_at_least_one, require_kinds, require_seeds
+from .files import tuples_for_lists
 from .kernels import Discretization, Impl
 from .machine import CORES
 from .messages import option
@@ -211,7 +212,7 @@ class Settings:
         values = cls().to_json() | values
         if unknown := values.keys() - {f.name for f in fields(cls)}:
             raise ValueError(f"{source}: unknown settings {sorted(unknown)}: use the version that wrote them")
-        values = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        values = tuples_for_lists(values)
         paths = {k: Path(v) for k in ("data_root", "weights") if isinstance(v := values[k], str) and v != "released"}
         try:
             return cls(**{**values, **paths})

@@ -6,6 +6,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from commands import error_of
 from PIL import Image
 from word2vec_file import write_word2vec
 
@@ -161,14 +162,12 @@ def test_a_class_without_any_word_is_an_error_before_anything_is_written(origina
     copy = tmp_path / "data"
     shutil.copytree(original, copy)
     path = write_word2vec(copy / "few.bin", {"tench": np.ones(300)})
-    with pytest.raises(SystemExit) as end:
-        embeddings.main(["imagenet", "--vectors", str(path), "--data-root", str(copy)])
-    assert "has no word of 9 classes" in end.value.code
+    of_few = error_of(embeddings.main, "imagenet", "--vectors", path, "--data-root", copy)
+    assert "has no word of 9 classes" in of_few
     names = copy / "ImageNet/LOC_synset_mapping.txt"
     names.write_text(names.read_text().replace("n09472597 volcano\n", ""))
-    with pytest.raises(SystemExit) as end:
-        embeddings.main(["imagenet", "--vectors", str(copy / "w2v.bin"), "--data-root", str(copy)])
-    assert end.value.code.endswith("no name for the classes n09472597")
+    without_a_name = error_of(embeddings.main, "imagenet", "--vectors", copy / "w2v.bin", "--data-root", copy)
+    assert without_a_name.endswith("no name for the classes n09472597")
     assert not any(copy.glob("w2v/*"))
 
 
